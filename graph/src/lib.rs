@@ -1,0 +1,37 @@
+//! What a TraFlow network is.
+//!
+//! A network is data: a [`Graph`](graph::Graph) is a list of nodes, node *i* reads only nodes before *i*, and the last
+//! one is the output. The trainer, the exporter and the runtime are three readers of that one list.
+//!
+//! | module | holds | needs |
+//! |---|---|---|
+//! | [`op`] | the operations and their one shape rule | – |
+//! | [`noise`] | the numbers that a picture starts from: counter-based and made of integers | – |
+//! | [`model`] | the checked, zero-copy view of a model file | – |
+//! | [`graph`], [`unet`] | building a network from its configuration | `alloc` |
+//! | [`plan`] | where each value lies in the arena | `alloc` |
+//! | [`write`] | the writer of model files | `alloc` |
+//! | [`checkpoint`] | trained weights, between the trainer and the exporter | `std` |
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "alloc")]
+extern crate no_std_compat as std;
+
+pub mod model;
+pub mod noise;
+pub mod op;
+
+#[cfg(feature = "alloc")]
+pub mod graph;
+#[cfg(feature = "alloc")]
+pub mod plan;
+#[cfg(feature = "alloc")]
+pub mod unet;
+#[cfg(feature = "alloc")]
+pub mod write;
+
+#[cfg(feature = "std")]
+pub mod checkpoint;
+#[cfg(feature = "std")]
+pub mod file;
