@@ -42,6 +42,8 @@ pub enum GraphError {
     Duplicate(String),
     #[error("the graph has no nodes, or more than 65,535")]
     Length,
+    #[error("the network's configuration: {0}")]
+    Configuration(&'static str),
 }
 
 /// A network: node *i* reads only nodes before *i*, and the last one is the output.

@@ -69,6 +69,12 @@ impl Unet {
     /// # Errors
     /// Where sizes do not fit together, the name of the node.
     pub fn graph(&self) -> Result<Graph, GraphError> {
+        if self.mult.is_empty() || self.mult.len() > 8 {
+            return Err(GraphError::Configuration("mult has 1 to 8 levels"));
+        }
+        if self.blocks == 0 || self.blocks > 64 {
+            return Err(GraphError::Configuration("a level has 1 to 64 blocks"));
+        }
         match self.architecture {
             Architecture::Ddpmpp => ddpmpp::graph(self),
         }

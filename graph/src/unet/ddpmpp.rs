@@ -29,7 +29,7 @@ pub(super) fn graph(unet: &Unet) -> Result<Graph, GraphError> {
 
     let mut x = image;
     let mut skips = Vec::new();
-    let mut scope = |g: &mut Builder, side: &str, level: usize, block: &str| {
+    let scope = |g: &mut Builder, side: &str, level: usize, block: &str| {
         g.scope(format!("{side}.{0}x{0}_{block}", height(level)));
     };
     for (level, mult) in unet.mult.iter().enumerate() {
@@ -126,7 +126,7 @@ fn block(g: &mut Builder, x: Value, time: Value, out: u16, extra: Extra) -> Valu
         Some(Op::Downsample) => "down",
         _ => "up",
     };
-    let mut resample = |g: &mut Builder, suffix: &str, x: Value| match extra.resample {
+    let resample = |g: &mut Builder, suffix: &str, x: Value| match extra.resample {
         Some(op) => g.push(&format!("{name}{suffix}"), op, &[x]),
         None => x,
     };

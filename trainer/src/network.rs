@@ -1,0 +1,233 @@
+//! The graph, interpreted with Burn's tensors.
+//!
+//! A network is its graph and a flat list of named parameters; the optimiser, the moving average and the checkpoint
+//! are loops over that list. [`Network::forward`] is the only place that knows what an [`Op`] does to a tensor.
+
+use burn::tensor::activation::{silu, softmax};
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Tensor, TensorData};
+use traflow_graph::graph::{Graph, Node};
+use traflow_graph::op::{Op, Time};
+
+/// Times of a batch: t, where each picture is, and s ≤ t, where it goes. Both have one element a picture.
+#[derive(Clone, Debug)]
+pub struct Times {
+    /// t in [0, 1]; 1 is noise.
+    pub t: Tensor<1>,
+    /// s in [0, t].
+    pub s: Tensor<1>,
+}
+
+/// A named tensor that is learned.
+#[derive(Clone, Debug)]
+pub struct Parameter {
+    /// The node's name and `.weight` or `.bias`.
+    pub name: String,
+    /// Weight `[out, in, k, k]`; norm scale and bias `[c, 1, 1, 1]`.
+    pub value: Tensor<4>,
+}
+
+/// Where a node's parameters stand in the list.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slots {
+    weight: Option<usize>,
+    bias: Option<usize>,
+}
+
+/// A graph with its parameters on a device.
+#[derive(Clone, Debug)]
+pub struct Network {
+    graph: Graph,
+    slots: Vec<Slots>,
+    /// All parameters, in the order of the nodes.
+    pub parameters: Vec<Parameter>,
+}
+
+impl Network {
+    /// A network whose parameters are what `values` gives for their name and dimensions.
+    ///
+    /// # Errors
+    /// The first error of `values`.
+    pub fn new<E>(
+        graph: Graph,
+        device: &Device,
+        mut values: impl FnMut(&str, [usize; 4]) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
+        let mut parameters = Vec::new();
+        let mut parameter = |node: &Node, suffix: &str, dimensions: [usize; 4]| {
+            let name = format!("{}.{suffix}", node.name);
+            let data = TensorData::new(values(&name, dimensions)?, dimensions);
+            parameters.push(Parameter { name, value: Tensor::from_data(data, device) });
+            Ok(parameters.len() - 1)
+        };
+        let mut slots = Vec::with_capacity(graph.nodes().len());
+        for node in graph.nodes() {
+            let sizes = graph.parameters(node);
+            slots.push(Slots {
+                weight: sizes.weight.map(|dimensions| parameter(node, "weight", dimensions)).transpose()?,
+                bias: sizes.bias.map(|length| parameter(node, "bias", [length, 1, 1, 1])).transpose()?,
+            });
+        }
+        Ok(Self { graph, slots, parameters })
+    }
+
+    /// The graph.
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The device of the parameters.
+    pub fn device(&self) -> Device {
+        self.parameters.first().map_or_else(Device::flex, |parameter| parameter.value.device())
+    }
+
+    /// The same network with every parameter replaced by what `f` makes of it.
+    pub fn map(&self, mut f: impl FnMut(&Parameter) -> Tensor<4>) -> Self {
+        let parameters = self.parameters.iter();
+        let parameters = parameters.map(|p| Parameter { name: p.name.clone(), value: f(p) }).collect();
+        Self { graph: self.graph.clone(), slots: self.slots.clone(), parameters }
+    }
+
+    /// The output for pictures `x: [n, c, h, w]`: the velocity v(x, t), or u(x, t, s) where the graph reads s.
+    pub fn forward(&self, x: Tensor<4>, times: &Times) -> Tensor<4> {
+        self.forward_with(x, times, |_, value| value)
+    }
+
+    /// [`forward`](Network::forward) with a hook that sees each node's output and may replace it.
+    ///
+    /// # Panics
+    /// If x is not a batch of pictures of the graph's shape.
+    pub fn forward_with(
+        &self,
+        x: Tensor<4>,
+        times: &Times,
+        mut hook: impl FnMut(&Node, Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        let nodes = self.graph.nodes();
+        let mut readers = vec![0usize; nodes.len()];
+        nodes.iter().flat_map(|node| &node.inputs).for_each(|input| readers[input.index()] += 1);
+        let mut values: Vec<Option<Tensor<4>>> = Vec::with_capacity(nodes.len());
+        for (node, slots) in nodes.iter().zip(&self.slots) {
+            let inputs: Vec<Tensor<4>> = node
+                .inputs
+                .iter()
+                .map(|input| {
+                    let index = input.index();
+                    readers[index] -= 1;
+                    // The last reader takes the tensor, so that it is freed, or reused, as early as possible.
+                    let value = if readers[index] == 0 { values[index].take() } else { values[index].clone() };
+                    value.expect("a graph's nodes read earlier nodes")
+                })
+                .collect();
+            let output = self.apply(node, *slots, &x, times, inputs);
+            values.push(Some(hook(node, output)));
+        }
+        values.pop().flatten().expect("a graph has an output")
+    }
+
+    fn apply(
+        &self,
+        node: &Node,
+        slots: Slots,
+        x: &Tensor<4>,
+        times: &Times,
+        inputs: Vec<Tensor<4>>,
+    ) -> Tensor<4> {
+        let weight = || self.parameters[slots.weight.expect("this operation has a weight")].value.clone();
+        let bias = || slots.bias.map(|slot| self.parameters[slot].value.clone().reshape([-1]));
+        let batch = times.t.dims()[0];
+        let mut inputs = inputs.into_iter();
+        let mut input = || inputs.next().expect("the graph has checked the number of inputs");
+        match node.op {
+            Op::Image(_) => x.clone(),
+            Op::Time(Time::From) => times.t.clone().reshape([batch, 1, 1, 1]),
+            Op::Time(Time::To) => times.s.clone().reshape([batch, 1, 1, 1]),
+            Op::Labels { count } => Tensor::zeros([batch, count.into(), 1, 1], &x.device()),
+            Op::Constant { .. } => bias().expect("a constant has a bias").reshape([1, -1, 1, 1]),
+            Op::Embedding { channels } => embedding(input(), channels.into()),
+            Op::Conv2d { kernel, residual, .. } => {
+                let y = convolution(input(), weight(), bias(), kernel.into());
+                match residual {
+                    Some(scale) => y + input() * scale,
+                    None => y,
+                }
+            }
+            Op::GroupNorm { groups, epsilon, silu: activate } => {
+                let y = group_norm(input(), weight(), bias(), groups.into(), epsilon);
+                if activate { silu(y) } else { y }
+            }
+            Op::Silu => silu(input()),
+            Op::Add { scale } => {
+                let sum = input() + input();
+                if scale == 1.0 { sum } else { sum * scale }
+            }
+            Op::Concat => Tensor::cat(vec![input(), input()], 1),
+            Op::Downsample => downsample(input()),
+            Op::Upsample => upsample(input()),
+            Op::Attention { heads } => attention(input(), heads.into()),
+        }
+    }
+}
+
+/// `sin(999 x f_i)`, then `cos(999 x f_i)`, with `f_i = 10000^(-i / (channels/2 - 1))`. The angles are computed on the
+/// CPU in f64: at 999 an f32 cosine is only good to 6e-5.
+fn embedding(time: Tensor<4>, channels: usize) -> Tensor<4> {
+    let half = channels / 2;
+    let device = time.device();
+    let frequencies: Vec<f32> =
+        (0..half).map(|i| (999.0 * 1e4f64.powf(-(i as f64) / (half as f64 - 1.0))) as f32).collect();
+    let frequencies = Tensor::<1>::from_floats(frequencies.as_slice(), &device).reshape([1, -1, 1, 1]);
+    let angle = time * frequencies;
+    Tensor::cat(vec![angle.clone().sin(), angle.cos()], 1)
+}
+
+fn convolution(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, kernel: usize) -> Tensor<4> {
+    let [n, c, h, w] = x.dims();
+    if h * w == 1 {
+        let out = weight.dims()[0];
+        let y = x.reshape([n, c]).matmul(weight.reshape([out, c]).transpose());
+        let y = match bias {
+            Some(bias) => y + bias.reshape([1, -1]),
+            None => y,
+        };
+        return y.reshape([n, out, 1, 1]);
+    }
+    let padding = kernel / 2;
+    conv2d(x, weight, bias, ConvOptions::new([1, 1], [padding, padding], [1, 1], 1))
+}
+
+fn group_norm(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, groups: usize, epsilon: f32) -> Tensor<4> {
+    let [n, c, h, w] = x.dims();
+    let x = x.reshape([n, groups, c / groups * h * w]);
+    let mean = x.clone().mean_dim(2);
+    let centred = x - mean;
+    let variance = centred.clone().square().mean_dim(2);
+    let scale = (variance + epsilon).sqrt().recip();
+    let y = (centred * scale).reshape([n, c, h, w]) * weight.reshape([1, -1, 1, 1]);
+    match bias {
+        Some(bias) => y + bias.reshape([1, -1, 1, 1]),
+        None => y,
+    }
+}
+
+fn downsample(x: Tensor<4>) -> Tensor<4> {
+    let [n, c, h, w] = x.dims();
+    x.reshape([n, c, h / 2, 2, w / 2, 2]).mean_dim(5).mean_dim(3).reshape([n, c, h / 2, w / 2])
+}
+
+fn upsample(x: Tensor<4>) -> Tensor<4> {
+    let [n, c, h, w] = x.dims();
+    x.reshape([n, c, h, 1, w, 1]).expand([n, c, h, 2, w, 2]).reshape([n, c, 2 * h, 2 * w])
+}
+
+/// softmax(qᵀk / √d) v for each head, over the pixels.
+fn attention(qkv: Tensor<4>, heads: usize) -> Tensor<4> {
+    let [n, c3, h, w] = qkv.dims();
+    let depth = c3 / 3 / heads;
+    let qkv = qkv.reshape([n, 3, heads, depth, h * w]);
+    let part = |i: usize| qkv.clone().narrow(1, i, 1).reshape([n * heads, depth, h * w]);
+    let (q, k, v) = (part(0), part(1), part(2));
+    let scores = q.transpose().matmul(k) * (depth as f32).sqrt().recip();
+    v.matmul(softmax(scores, 2).transpose()).reshape([n, c3 / 3, h, w])
+}
