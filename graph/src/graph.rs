@@ -230,10 +230,10 @@ impl Builder {
         self.conv2d(name, x, out, 1)
     }
 
-    /// A group norm with min(32, channels / 4) groups, as EDM has it.
-    pub fn group_norm(&mut self, name: &str, x: Value, epsilon: f32) -> Value {
+    /// A group norm with min(32, channels / 4) groups, as EDM has it, followed by SiLU if `silu`.
+    pub fn group_norm(&mut self, name: &str, x: Value, epsilon: f32, silu: bool) -> Value {
         let groups = (self.shape(x).channels / 4).clamp(1, 32);
-        self.push(name, Op::GroupNorm { groups, epsilon, silu: false }, &[x])
+        self.push(name, Op::GroupNorm { groups, epsilon, silu }, &[x])
     }
 
     /// `x · sigmoid(x)`.

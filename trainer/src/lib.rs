@@ -1,2 +1,3 @@
 //! x
+pub mod kernels;
 pub mod network;

@@ -10,6 +10,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use traflow_graph::graph::{Graph, Node};
 use traflow_graph::op::{Op, Time};
 
+use crate::kernels;
+
 /// Times of a batch: t, where each picture is, and s ≤ t, where it goes. Both have one element a picture.
 #[derive(Clone, Debug)]
 pub struct Times {
@@ -154,8 +156,7 @@ impl Network {
                 }
             }
             Op::GroupNorm { groups, epsilon, silu: activate } => {
-                let y = group_norm(input(), weight(), bias(), groups.into(), epsilon);
-                if activate { silu(y) } else { y }
+                group_norm(input(), weight(), bias(), groups.into(), epsilon, activate)
             }
             Op::Silu => silu(input()),
             Op::Add { scale } => {
@@ -193,22 +194,33 @@ fn convolution(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, kernel:
         };
         return y.reshape([n, out, 1, 1]);
     }
+    if let Some(bias) = &bias
+        && kernels::supported(&x.device())
+    {
+        return kernels::conv2d_same(x, weight, bias.clone());
+    }
     let padding = kernel / 2;
     conv2d(x, weight, bias, ConvOptions::new([1, 1], [padding, padding], [1, 1], 1))
 }
 
-fn group_norm(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, groups: usize, epsilon: f32) -> Tensor<4> {
+fn group_norm(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, groups: usize, epsilon: f32, activate: bool) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
+    if let Some(bias) = &bias
+        && kernels::supported(&x.device())
+    {
+        return kernels::group_norm(x, weight, bias.clone(), groups, epsilon, activate);
+    }
     let x = x.reshape([n, groups, c / groups * h * w]);
     let mean = x.clone().mean_dim(2);
     let centred = x - mean;
     let variance = centred.clone().square().mean_dim(2);
     let scale = (variance + epsilon).sqrt().recip();
     let y = (centred * scale).reshape([n, c, h, w]) * weight.reshape([1, -1, 1, 1]);
-    match bias {
+    let y = match bias {
         Some(bias) => y + bias.reshape([1, -1, 1, 1]),
         None => y,
-    }
+    };
+    if activate { silu(y) } else { y }
 }
 
 fn downsample(x: Tensor<4>) -> Tensor<4> {

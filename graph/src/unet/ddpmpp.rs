@@ -81,8 +81,7 @@ pub(super) fn graph(unet: &Unet) -> Result<Graph, GraphError> {
     }
     g.scope("dec");
     let aux = format!("{0}x{0}_aux", height(0));
-    let x = g.group_norm(&format!("{aux}_norm"), x, EPSILON);
-    let x = g.silu(&format!("{aux}_silu"), x);
+    let x = g.group_norm(&format!("{aux}_norm"), x, EPSILON, true);
     g.conv2d(&format!("{aux}_conv"), x, unet.image[0], 3);
     core::mem::take(g).finish()
 }
@@ -130,14 +129,12 @@ fn block(g: &mut Builder, x: Value, time: Value, out: u16, extra: Extra) -> Valu
         Some(op) => g.push(&format!("{name}{suffix}"), op, &[x]),
         None => x,
     };
-    let h = g.group_norm("norm0", x, EPSILON);
-    let h = g.silu("silu0", h);
+    let h = g.group_norm("norm0", x, EPSILON, true);
     let h = resample(g, "", h);
     let h = g.conv2d("conv0", h, out, 3);
     let affine = g.linear("affine", time, out);
     let h = g.add("shift", h, affine, 1.0);
-    let h = g.group_norm("norm1", h, EPSILON);
-    let h = g.silu("silu1", h);
+    let h = g.group_norm("norm1", h, EPSILON, true);
     let h = g.conv2d("conv1", h, out, 3);
     let skip = if extra.resample.is_some() || g.shape(x).channels != out {
         let skip = resample(g, "_skip", x);
@@ -151,7 +148,7 @@ fn block(g: &mut Builder, x: Value, time: Value, out: u16, extra: Extra) -> Valu
 
 /// `(x + proj(attention(qkv(norm(x))))) / √2`, with one head.
 fn attention(g: &mut Builder, x: Value, channels: u16) -> Value {
-    let h = g.group_norm("norm2", x, EPSILON);
+    let h = g.group_norm("norm2", x, EPSILON, false);
     let h = g.conv2d("qkv", h, channels.saturating_mul(3), 1);
     let h = g.push("attention", Op::Attention { heads: 1 }, &[h]);
     let h = g.conv2d("proj", h, channels, 1);
