@@ -226,6 +226,10 @@ mod tests {
         assert_eq!(first, [-239191, -1413501, 2526246, 2868879, 493608, -1128294, 1986174, -221966]);
         let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         let bytes = (0..10_000).flat_map(|i| noise.at(i).to_le_bytes());
-        assert_eq!(bytes.fold(0xcbf2_9ce4_8422_2325, fnv), 0x5a41_4fea_49b9_f5f2, "FNV-1a of the first 10,000");
+        assert_eq!(
+            bytes.fold(0xcbf2_9ce4_8422_2325, fnv),
+            0x5a41_4fea_49b9_f5f2,
+            "FNV-1a of the first 10,000"
+        );
     }
 }
