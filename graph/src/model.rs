@@ -344,9 +344,6 @@ impl<'m> Model<'m> {
         if bytes.len() < ALIGN {
             return Err(length(ALIGN as u64));
         }
-        if (bytes.as_ptr() as usize) % 4 != 0 {
-            return Err(ModelError::Misaligned);
-        }
         let header: &Record =
             bytemuck::try_from_bytes(&bytes[..ALIGN]).map_err(|_| ModelError::Misaligned)?;
         let version = header[word::VERSION_DTYPE] as u16;
@@ -372,6 +369,9 @@ impl<'m> Model<'m> {
             1 => Dtype::F16,
             _ => return Err(broken("the number format of the weights is unknown")),
         };
+        if [word::ARENA, word::SCRATCH].iter().any(|&place| !header[place].is_multiple_of(ALIGN as u32)) {
+            return Err(broken("the arena or its scratch memory is not aligned"));
+        }
         let count = |place: usize, most: usize, problem| match header[place] as usize {
             count if (1..=most).contains(&count) => Ok(count as u64),
             _ => Err(broken(problem)),
@@ -538,11 +538,11 @@ impl<'m> Model<'m> {
         let shapes = node.input_shapes();
         let need = scratch_bytes(node.op(), &shapes[..node.op().arity()], 4);
         let scratch = u64::from(self.header[word::SCRATCH]);
-        if scratch % ALIGN as u64 != 0 || scratch + need > u64::from(self.header[word::ARENA]) {
+        if scratch + need > u64::from(self.header[word::ARENA]) {
             return Err(NodeProblem::Scratch);
         }
         let Some([start, end]) = place(node.record) else { return Ok(()) };
-        if start % ALIGN as u64 != 0 || end > scratch {
+        if !start.is_multiple_of(ALIGN as u64) || end > scratch {
             return Err(NodeProblem::Outside);
         }
 
