@@ -1,1 +1,760 @@
-//! Stub.
+//! The checked view of a model file: check once, then trust.
+//!
+//! If [`Model::new`] is `Ok`:
+//!
+//! - every node reads earlier nodes, and every shape is what [`Op::output`] says;
+//! - every weight and every bias is inside the file, aligned, and overlaps nothing;
+//! - every value is inside the arena, no two values alive together share arena bytes, except a result that replaces
+//!   the input it may replace, and the scratch memory after them is enough for every kernel;
+//! - every schedule goes from t = 1 to t = 0 without a gap.
+//!
+//! No accessor can fail after that. The format is specified in `docs/model-format.md`. Nothing is copied, so the bytes
+//! have to lie at an address that is a multiple of 4 ([`Aligned`]); the view is a few pointers, and needs no heap.
+
+use core::fmt;
+
+use crate::op::{Op, OpError, Parameters, Shape};
+
+#[cfg(target_endian = "big")]
+compile_error!("model files are little-endian and are read without a copy");
+
+/// The first eight bytes of a model file.
+pub const MAGIC: [u8; 8] = *b"TRAFLOW\0";
+
+/// Version of the format.
+pub const VERSION: u16 = 1;
+
+/// Sections and tensors of a file and values of the arena begin at multiples of this many bytes.
+pub const ALIGN: usize = 64;
+
+/// The most nodes of a file, since the check of the plan compares them in pairs.
+pub const MAX_NODES: usize = 4096;
+
+/// The most schedules of a file.
+pub const MAX_SCHEDULES: usize = 16;
+
+/// Output channels that a convolution computes together.
+pub const OUT_BLOCK: usize = 4;
+
+/// Bytes at the start of the arena's alignment, for files in static memory:
+/// `static FILE: &Aligned<[u8]> = &Aligned(*include_bytes!("digits.traflow"));`
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Aligned<T: ?Sized>(pub T);
+
+/// Number format of the weights of convolutions. Everything else is `f32`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dtype {
+    /// 32-bit floating point.
+    #[default]
+    F32,
+    /// 16-bit floating point (IEEE 754 binary16).
+    F16,
+}
+
+impl Dtype {
+    /// Bytes of one number.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 => 2,
+        }
+    }
+}
+
+/// One evaluation of the network: a step from t to s. Time 1 is noise and time 0 is data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Moment {
+    /// Where the picture is.
+    pub t: f32,
+    /// Where it goes.
+    pub s: f32,
+}
+
+/// Bytes of scratch memory that a node's kernel needs where values have `element_bytes` an element.
+///
+/// Attention keeps one row of scores. A convolution keeps the weights of [`OUT_BLOCK`] output channels, widened from
+/// 16 to 32 bits.
+pub fn scratch_bytes(op: Op, inputs: &[Shape], element_bytes: usize) -> u64 {
+    match (op, inputs) {
+        (Op::Attention { .. }, &[x]) => x.pixels() as u64 * 4,
+        (Op::Conv2d { kernel, .. }, &[x, ..]) if element_bytes == 4 => {
+            (OUT_BLOCK * 4) as u64 * u64::from(x.channels) * u64::from(kernel).pow(2)
+        }
+        _ => 0,
+    }
+}
+
+/// The name of a node in an error, cut at 47 bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Name {
+    bytes: [u8; 47],
+    len: u8,
+}
+
+impl Name {
+    fn new(name: &str) -> Self {
+        let mut len = name.len().min(47);
+        while !name.is_char_boundary(len) {
+            len -= 1;
+        }
+        let mut bytes = [0; 47];
+        bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
+        Self { bytes, len: len as u8 }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(core::str::from_utf8(&self.bytes[..self.len.into()]).unwrap_or_default())
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What is wrong with a model file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "each message says what its fields are")]
+pub enum ModelError {
+    #[error("it is not a TraFlow model file")]
+    Magic,
+    #[error("it has format version {0}, this program reads version {VERSION}")]
+    Version(u16),
+    #[error("it has {found} bytes where its header says {stated}")]
+    Length { stated: u64, found: usize },
+    #[error("its checksum is wrong: the file is damaged")]
+    Checksum,
+    #[error("its bytes do not lie at a multiple of 4 in memory")]
+    Misaligned,
+    #[error("its header breaks the format: {0}")]
+    Header(&'static str),
+    #[error("schedule {index}: {problem}")]
+    Schedule { index: usize, problem: &'static str },
+    #[error("node {index} ({name}): {problem}")]
+    Node { index: usize, name: Name, problem: NodeProblem },
+}
+
+/// What is wrong with a node of a model file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "each message says what its fields are")]
+pub enum NodeProblem {
+    #[error("its name is not text, or not where the name before it ends")]
+    Name,
+    #[error("it has no operation of this format")]
+    Op,
+    #[error("its record has bits set that its operation does not use")]
+    Reserved,
+    #[error("it reads node {0}, which is not before it")]
+    Order(u32),
+    #[error("both of its inputs are node {0}")]
+    SameInputs(u32),
+    #[error("{0}")]
+    Shape(#[from] OpError),
+    #[error("its shape is {0} where its inputs give another")]
+    WrongShape(Shape),
+    #[error("its weight lies outside the file, or not where the tensor before it ends")]
+    Weight,
+    #[error("its bias lies outside the file, or not where the tensor before it ends")]
+    Bias,
+    #[error("its bias has {0} rows, neither one nor one for each moment")]
+    Rows(u32),
+    #[error("a constant has a place in the arena, or another value has none")]
+    Materialised,
+    #[error("its value lies outside the arena or is not aligned")]
+    Outside,
+    #[error("the scratch memory is too small for it")]
+    Scratch,
+    #[error("its value overlaps that of node {0} while both are alive")]
+    Overlap(usize),
+    #[error("there is a picture before it")]
+    SecondImage,
+    #[error("it is the last node and does not give a velocity of the picture's shape")]
+    Output,
+}
+
+/// Words of the header and of a node's record, by their place.
+pub(crate) mod word {
+    pub(crate) const VERSION_DTYPE: usize = 2;
+    pub(crate) const NODES: usize = 3;
+    pub(crate) const LENGTH: usize = 4;
+    pub(crate) const SCHEDULES: usize = 6;
+    pub(crate) const MOMENTS: usize = 7;
+    pub(crate) const NAMES: usize = 8;
+    pub(crate) const PROVENANCE: usize = 9;
+    pub(crate) const ARENA: usize = 10;
+    pub(crate) const SCRATCH: usize = 11;
+    pub(crate) const CHECKSUM: usize = 12;
+
+    pub(crate) const OP: usize = 0;
+    pub(crate) const INPUT: usize = 4;
+    pub(crate) const SHAPE: usize = 6;
+    pub(crate) const OFFSET: usize = 8;
+    pub(crate) const NAME: usize = 9;
+    pub(crate) const NAME_BYTES: usize = 10;
+    pub(crate) const WEIGHT: usize = 11;
+    pub(crate) const BIAS: usize = 12;
+    pub(crate) const ROWS: usize = 13;
+}
+
+/// "None" of an input and of an arena offset.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// Sixteen little-endian words: the header, or a node's record.
+pub(crate) type Record = [u32; 16];
+
+/// An operation as the first four words of a record; `None` where a file cannot hold it. Sizes of the output are the
+/// shape's.
+pub(crate) fn encode(op: Op) -> Option<[u32; 4]> {
+    Some(match op {
+        Op::Image(_) => [1, 0, 0, 0],
+        Op::Constant { .. } => [2, 0, 0, 0],
+        Op::Conv2d { kernel, bias, residual, .. } => {
+            let flags = u32::from(bias) | u32::from(residual.is_some()) << 1;
+            [3, kernel.into(), flags, residual.unwrap_or(0.0).to_bits()]
+        }
+        Op::GroupNorm { groups, epsilon, silu } => [4, groups.into(), silu.into(), epsilon.to_bits()],
+        Op::Silu => [5, 0, 0, 0],
+        Op::Add { scale } => [6, 0, 0, scale.to_bits()],
+        Op::Concat => [7, 0, 0, 0],
+        Op::Downsample => [8, 0, 0, 0],
+        Op::Upsample => [9, 0, 0, 0],
+        Op::Attention { heads } => [10, heads.into(), 0, 0],
+        Op::Time(_) | Op::Labels { .. } | Op::Embedding { .. } => return None,
+    })
+}
+
+/// The operation of a record that `encode` made; of another record, one that `encode` turns into other words.
+fn decode(record: &Record) -> Option<Op> {
+    let [code, size, flags, factor] = [record[0], record[1], record[2], record[3]];
+    let shape = shape(record);
+    let factor = f32::from_bits(factor);
+    Some(match code {
+        1 => Op::Image(shape),
+        2 => Op::Constant { channels: shape.channels },
+        3 => Op::Conv2d {
+            out: shape.channels,
+            kernel: size as u8,
+            bias: flags & 1 != 0,
+            residual: (flags & 2 != 0).then_some(factor),
+        },
+        4 => Op::GroupNorm { groups: size as u16, epsilon: factor, silu: flags & 1 != 0 },
+        5 => Op::Silu,
+        6 => Op::Add { scale: factor },
+        7 => Op::Concat,
+        8 => Op::Downsample,
+        9 => Op::Upsample,
+        10 => Op::Attention { heads: size as u16 },
+        _ => return None,
+    })
+}
+
+fn shape(record: &Record) -> Shape {
+    let [first, second] = [record[word::SHAPE], record[word::SHAPE + 1]];
+    Shape::new(first as u16, (first >> 16) as u16, second as u16)
+}
+
+/// The two sums of a file: of its words, and of the running sums, both modulo 2⁶⁴, with the words of the checksum
+/// itself taken as zero. Changes of up to two words always change one of the two.
+fn checksum(words: &[u32]) -> [u64; 2] {
+    let (head, tail) = words.split_at(words.len().min(word::CHECKSUM));
+    let own = tail.len().min(4);
+    let (mut sum, mut sums) = (0u64, 0u64);
+    for &word in head.iter().chain(&[0; 4][..own]).chain(&tail[own..]) {
+        sum = sum.wrapping_add(word.into());
+        sums = sums.wrapping_add(sum);
+    }
+    [sum, sums]
+}
+
+/// Writes length and checksum into the header, so that changed bytes are a file again if they still keep the format.
+/// Bytes that no header fits into, or that are not aligned to 4, are left as they are.
+pub fn seal(bytes: &mut [u8]) {
+    let length = bytes.len() as u64;
+    let Ok(words) = bytemuck::try_cast_slice_mut::<u8, u32>(bytes) else { return };
+    if words.len() < 16 {
+        return;
+    }
+    words[word::LENGTH..][..2].copy_from_slice(&halves(length));
+    let [sum, sums] = checksum(words);
+    words[word::CHECKSUM..][..2].copy_from_slice(&halves(sum));
+    words[word::CHECKSUM + 2..][..2].copy_from_slice(&halves(sums));
+}
+
+fn halves(number: u64) -> [u32; 2] {
+    [number as u32, (number >> 32) as u32]
+}
+
+fn whole(halves: &[u32]) -> u64 {
+    u64::from(halves[0]) | u64::from(halves[1]) << 32
+}
+
+/// Hands out the sections and tensors of a file, one after the other. Each begins at a multiple of [`ALIGN`], and the
+/// bytes before it are zero: nothing overlaps and nothing is hidden.
+struct Cursor<'m> {
+    bytes: &'m [u8],
+    at: usize,
+}
+
+impl<'m> Cursor<'m> {
+    /// The next `len` bytes.
+    fn take(&mut self, len: u64) -> Option<&'m [u8]> {
+        let len = usize::try_from(len).ok()?;
+        let start = self.at;
+        let end = start.checked_add(len)?;
+        let padded = end.checked_next_multiple_of(ALIGN)?;
+        let zeros = self.bytes.get(end..padded)?;
+        if zeros.iter().any(|&byte| byte != 0) {
+            return None;
+        }
+        self.at = padded;
+        self.bytes.get(start..end)
+    }
+}
+
+/// A checked model file.
+#[derive(Clone, Copy, Debug)]
+pub struct Model<'m> {
+    bytes: &'m [u8],
+    header: &'m Record,
+    schedules: &'m [[u32; 2]],
+    moments: &'m [[f32; 2]],
+    nodes: &'m [Record],
+    names: &'m str,
+    provenance: &'m str,
+    weights: Dtype,
+    image: usize,
+}
+
+impl<'m> Model<'m> {
+    /// Checks the bytes of a model file. Time is linear in the bytes and quadratic in the nodes (a few milliseconds).
+    ///
+    /// # Errors
+    /// The first thing that breaks the format, with the node where it is.
+    pub fn new(bytes: &'m [u8]) -> Result<Self, ModelError> {
+        if !bytes.starts_with(&MAGIC) {
+            return Err(ModelError::Magic);
+        }
+        let length = |stated| ModelError::Length { stated, found: bytes.len() };
+        if bytes.len() < ALIGN {
+            return Err(length(ALIGN as u64));
+        }
+        let header: &Record =
+            bytemuck::try_from_bytes(&bytes[..ALIGN]).map_err(|_| ModelError::Misaligned)?;
+        let version = header[word::VERSION_DTYPE] as u16;
+        if version != VERSION {
+            return Err(ModelError::Version(version));
+        }
+        let stated = whole(&header[word::LENGTH..]);
+        if stated != bytes.len() as u64 {
+            return Err(length(stated));
+        }
+        let broken = ModelError::Header;
+        if stated > u64::from(u32::MAX) {
+            return Err(broken("a file is smaller than 4 GiB"));
+        }
+        let words: &[u32] =
+            bytemuck::try_cast_slice(bytes).map_err(|_| broken("the length is not a multiple of 64"))?;
+        let [sum, sums] = checksum(words);
+        if [sum, sums] != [whole(&header[word::CHECKSUM..]), whole(&header[word::CHECKSUM + 2..])] {
+            return Err(ModelError::Checksum);
+        }
+        let weights = match header[word::VERSION_DTYPE] >> 16 {
+            0 => Dtype::F32,
+            1 => Dtype::F16,
+            _ => return Err(broken("the number format of the weights is unknown")),
+        };
+        if [word::ARENA, word::SCRATCH].iter().any(|&place| !header[place].is_multiple_of(ALIGN as u32)) {
+            return Err(broken("the arena or its scratch memory is not aligned"));
+        }
+        let count = |place: usize, most: usize, problem| match header[place] as usize {
+            count if (1..=most).contains(&count) => Ok(count as u64),
+            _ => Err(broken(problem)),
+        };
+        let nodes = count(word::NODES, MAX_NODES, "it has no nodes, or more than 4,096")?;
+        let schedules = count(word::SCHEDULES, MAX_SCHEDULES, "it has no schedules, or more than 16")?;
+
+        let cursor = &mut Cursor { bytes, at: ALIGN };
+        let outside = |section| move || ModelError::Header(section);
+        let schedules =
+            cursor.take(schedules * 8).ok_or_else(outside("the schedules are outside the file"))?;
+        let moments = u64::from(header[word::MOMENTS]) * 8;
+        let moments = cursor.take(moments).ok_or_else(outside("the moments are outside the file"))?;
+        let nodes = cursor.take(nodes * 64).ok_or_else(outside("the nodes are outside the file"))?;
+        let names = u64::from(header[word::NAMES]);
+        let names = cursor.take(names).ok_or_else(outside("the names are outside the file"))?;
+        let provenance = u64::from(header[word::PROVENANCE]);
+        let provenance = cursor.take(provenance).ok_or_else(outside("the provenance is outside the file"))?;
+        let text = |bytes: &'m [u8], problem| core::str::from_utf8(bytes).map_err(|_| broken(problem));
+        let mut model = Self {
+            bytes,
+            header,
+            schedules: bytemuck::try_cast_slice(schedules).map_err(|_| ModelError::Misaligned)?,
+            moments: bytemuck::try_cast_slice(moments).map_err(|_| ModelError::Misaligned)?,
+            nodes: bytemuck::try_cast_slice(nodes).map_err(|_| ModelError::Misaligned)?,
+            names: text(names, "the names are not UTF-8")?,
+            provenance: text(provenance, "the provenance is not UTF-8")?,
+            weights,
+            image: 0,
+        };
+        model.check_schedules()?;
+        let mut image = None;
+        let mut name_end = 0;
+        for index in 0..model.nodes.len() {
+            let check = model.check_node(index, &mut image, &mut name_end, cursor);
+            check.map_err(|problem| model.node_error(index, problem))?;
+        }
+        if name_end != names.len() {
+            return Err(broken("there are names after that of the last node"));
+        }
+        if cursor.at != bytes.len() {
+            return Err(broken("there are bytes after the last tensor"));
+        }
+        model.image = image.ok_or(broken("no node is the picture"))?;
+        model.check_output().map_err(|problem| model.node_error(model.nodes.len() - 1, problem))?;
+        for index in 0..model.nodes.len() {
+            model.check_place(index).map_err(|problem| model.node_error(index, problem))?;
+        }
+        Ok(model)
+    }
+
+    fn node_error(&self, index: usize, problem: NodeProblem) -> ModelError {
+        let name = self.node(index).map_or("", |node| node.name());
+        ModelError::Node { index, name: Name::new(name), problem }
+    }
+
+    /// Schedules tile the moments, have different numbers of steps, and each goes from 1 to 0 without a gap.
+    fn check_schedules(&self) -> Result<(), ModelError> {
+        let mut next = 0;
+        for (index, &[steps, first]) in self.schedules.iter().enumerate() {
+            let error = |problem| ModelError::Schedule { index, problem };
+            if index > 0 && steps <= self.schedules[index - 1][0] {
+                return Err(error("it has no more steps than the one before it"));
+            }
+            let end = u64::from(first) + u64::from(steps);
+            if steps == 0 || first as usize != next || end > self.moments.len() as u64 {
+                return Err(error("its moments are not those after the schedule before it"));
+            }
+            let mut time = 1.0;
+            for &[t, s] in &self.moments[next..][..steps as usize] {
+                // NaN fails the comparisons.
+                if t != time || !(0.0 <= s && s < t) {
+                    return Err(error("its times do not fall from 1 to 0 without a gap"));
+                }
+                time = s;
+            }
+            if time != 0.0 {
+                return Err(error("its times do not end at 0"));
+            }
+            next = end as usize;
+        }
+        if next == self.moments.len() {
+            Ok(())
+        } else {
+            Err(ModelError::Header("there are moments after the last schedule"))
+        }
+    }
+
+    /// Everything about a node except its place in the arena.
+    fn check_node(
+        &self,
+        index: usize,
+        image: &mut Option<usize>,
+        name_end: &mut usize,
+        cursor: &mut Cursor<'m>,
+    ) -> Result<(), NodeProblem> {
+        let record = &self.nodes[index];
+        let name = (record[word::NAME] as usize, record[word::NAME_BYTES] as usize);
+        let end = name.0.checked_add(name.1).ok_or(NodeProblem::Name)?;
+        if name.0 != *name_end || self.names.get(name.0..end).is_none() {
+            return Err(NodeProblem::Name);
+        }
+        *name_end = end;
+
+        let op = decode(record).ok_or(NodeProblem::Op)?;
+        if encode(op).is_none_or(|words| words[..] != record[word::OP..][..4])
+            || record[word::SHAPE + 1] >> 16 != 0
+            || record[word::ROWS + 1..] != [0; 2]
+        {
+            return Err(NodeProblem::Reserved);
+        }
+        let mut shapes = [Shape::vector(0); 2];
+        let inputs = &record[word::INPUT..][..2];
+        for (place, &input) in inputs.iter().enumerate() {
+            if place >= op.arity() {
+                if input != NONE {
+                    return Err(NodeProblem::Reserved);
+                }
+            } else if input as usize >= index {
+                return Err(NodeProblem::Order(input));
+            } else {
+                shapes[place] = shape(&self.nodes[input as usize]);
+            }
+        }
+        if op.arity() == 2 && inputs[0] == inputs[1] {
+            return Err(NodeProblem::SameInputs(inputs[0]));
+        }
+        let shapes = &shapes[..op.arity()];
+        if op.output(shapes)? != shape(record) {
+            return Err(NodeProblem::WrongShape(shape(record)));
+        }
+        if matches!(op, Op::Image(_)) && image.replace(index).is_some() {
+            return Err(NodeProblem::SecondImage);
+        }
+
+        let parameters = op.parameters(shapes);
+        let weights = (parameters.weights() * weight_dtype(op, self.weights).bytes()) as u64;
+        tensor(cursor, record[word::WEIGHT], weights).ok_or(NodeProblem::Weight)?;
+        let rows = record[word::ROWS];
+        let rows_fit = match parameters.bias {
+            Some(_) => rows == 1 || rows as usize == self.moments.len(),
+            None => rows == 0,
+        };
+        if !rows_fit {
+            return Err(NodeProblem::Rows(rows));
+        }
+        let biases = parameters.bias.unwrap_or(0) as u64 * u64::from(rows) * 4;
+        tensor(cursor, record[word::BIAS], biases).ok_or(NodeProblem::Bias)
+    }
+
+    fn check_output(&self) -> Result<(), NodeProblem> {
+        let last = self.nodes.len() - 1;
+        let computes = decode(&self.nodes[last]).is_some_and(|op| !matches!(op, Op::Constant { .. }));
+        let fits = shape(&self.nodes[last]) == shape(&self.nodes[self.image]);
+        if computes && last != self.image && fits { Ok(()) } else { Err(NodeProblem::Output) }
+    }
+
+    /// The place of a value in the arena, against all values that are alive with it.
+    fn check_place(&self, index: usize) -> Result<(), NodeProblem> {
+        let Some(node) = self.node(index) else { return Ok(()) };
+        if node.offset().is_none() != matches!(node.op(), Op::Constant { .. }) {
+            return Err(NodeProblem::Materialised);
+        }
+        let shapes = node.input_shapes();
+        let need = scratch_bytes(node.op(), &shapes[..node.op().arity()], 4);
+        let scratch = u64::from(self.header[word::SCRATCH]);
+        if scratch + need > u64::from(self.header[word::ARENA]) {
+            return Err(NodeProblem::Scratch);
+        }
+        let Some([start, end]) = place(node.record) else { return Ok(()) };
+        if !start.is_multiple_of(ALIGN as u64) || end > scratch {
+            return Err(NodeProblem::Outside);
+        }
+
+        // The picture is alive from the start, and with the output to the end.
+        let is_image = index == self.image;
+        let reads = |record: &Record| record[word::INPUT..][..2].contains(&(index as u32));
+        let last = match self.nodes.iter().rposition(reads) {
+            _ if is_image => self.nodes.len() - 1,
+            Some(reader) => reader,
+            None => index,
+        };
+        let from = if is_image { 0 } else { index + 1 };
+        for other in from..=last {
+            let Some([low, high]) = place(&self.nodes[other]) else { continue };
+            if other == index || high <= start || end <= low {
+                continue;
+            }
+            let replaces = other == last
+                && !is_image
+                && start == low
+                && shape(&self.nodes[other]) == node.shape()
+                && decode(&self.nodes[other]).is_some_and(|op| {
+                    let inputs = &self.nodes[other][word::INPUT..][..2];
+                    (0..2).any(|input| op.in_place(input) && inputs[input] == index as u32)
+                });
+            if !replaces {
+                return Err(NodeProblem::Overlap(other));
+            }
+        }
+        Ok(())
+    }
+
+    /// A node by its place in the list.
+    pub fn node(&self, index: usize) -> Option<Node<'m>> {
+        self.nodes.get(index).map(|record| Node { model: *self, record })
+    }
+
+    /// The nodes in the order in which they run; the last gives the velocity.
+    pub fn nodes(&self) -> impl ExactSizeIterator<Item = Node<'m>> + use<'m> {
+        let model = *self;
+        self.nodes.iter().map(move |record| Node { model, record })
+    }
+
+    /// The node that is the picture.
+    pub fn image(&self) -> Node<'m> {
+        Node { model: *self, record: &self.nodes[self.image] }
+    }
+
+    /// The node whose value is the velocity.
+    pub fn output(&self) -> Node<'m> {
+        Node { model: *self, record: &self.nodes[self.nodes.len() - 1] }
+    }
+
+    /// The numbers of steps that the file has schedules for, in increasing order.
+    pub fn steps(&self) -> impl Iterator<Item = usize> + use<'m> {
+        self.schedules.iter().map(|schedule| schedule[0] as usize)
+    }
+
+    /// The moments of the schedule of this many steps, each with its index among all moments.
+    pub fn schedule(&self, steps: usize) -> Option<impl Iterator<Item = (usize, Moment)> + use<'m>> {
+        let &[steps, first] = self.schedules.iter().find(|schedule| schedule[0] as usize == steps)?;
+        let moments = self.moments.iter().map(|&[t, s]| Moment { t, s }).enumerate();
+        Some(moments.skip(first as usize).take(steps as usize))
+    }
+
+    /// Number of moments of all schedules.
+    pub fn moments(&self) -> usize {
+        self.moments.len()
+    }
+
+    /// Number format of the weights of convolutions.
+    pub fn weights(&self) -> Dtype {
+        self.weights
+    }
+
+    /// Bytes of all weights and biases.
+    pub fn weights_bytes(&self) -> usize {
+        let parameters = |node: Node<'_>| {
+            let bias = node.parameters().bias.unwrap_or(0) * node.bias_rows() * 4;
+            node.parameters().weights() * weight_dtype(node.op(), self.weights).bytes() + bias
+        };
+        self.nodes().map(parameters).sum()
+    }
+
+    /// Size of the arena in bytes, which begins at a multiple of 64.
+    pub fn arena_bytes(&self) -> usize {
+        self.header[word::ARENA] as usize
+    }
+
+    /// Where the scratch memory begins in the arena; it has the rest of it.
+    pub fn scratch(&self) -> usize {
+        self.header[word::SCRATCH] as usize
+    }
+
+    /// Where the network comes from, as JSON: licence, dataset, teacher, configuration.
+    pub fn provenance(&self) -> &'m str {
+        self.provenance
+    }
+}
+
+/// Checks that the next tensor of a file is where a record says. A record without a tensor says 0.
+fn tensor(cursor: &mut Cursor<'_>, offset: u32, bytes: u64) -> Option<()> {
+    let expected = if bytes == 0 { 0 } else { cursor.at };
+    cursor.take(bytes)?;
+    (offset as usize == expected).then_some(())
+}
+
+/// Number format of a node's weight: a norm's scale is always `f32`.
+pub(crate) fn weight_dtype(op: Op, weights: Dtype) -> Dtype {
+    if matches!(op, Op::Conv2d { .. }) { weights } else { Dtype::F32 }
+}
+
+/// First and last byte, exclusive, of a value in the arena.
+fn place(record: &Record) -> Option<[u64; 2]> {
+    let start = Some(record[word::OFFSET]).filter(|&offset| offset != NONE)?;
+    Some([start.into(), u64::from(start) + shape(record).elements() as u64 * 4])
+}
+
+/// A weight in the number format of its file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Weights<'m> {
+    /// 32-bit floating point.
+    F32(&'m [f32]),
+    /// Bits of 16-bit floating point.
+    F16(&'m [u16]),
+}
+
+/// A node of a model file.
+#[derive(Clone, Copy)]
+pub struct Node<'m> {
+    model: Model<'m>,
+    record: &'m Record,
+}
+
+impl<'m> Node<'m> {
+    /// Name, as the checkpoint has it.
+    pub fn name(&self) -> &'m str {
+        let start = self.record[word::NAME] as usize;
+        let end = start.saturating_add(self.record[word::NAME_BYTES] as usize);
+        self.model.names.get(start..end).unwrap_or_default()
+    }
+
+    /// What it computes.
+    pub fn op(&self) -> Op {
+        // The check has decoded every record.
+        decode(self.record).unwrap_or(Op::Silu)
+    }
+
+    /// Shape of its output.
+    pub fn shape(&self) -> Shape {
+        shape(self.record)
+    }
+
+    /// The nodes that it reads.
+    pub fn inputs(&self) -> impl Iterator<Item = Node<'m>> + use<'m> {
+        let model = self.model;
+        self.record[word::INPUT..][..2].iter().filter_map(move |&input| model.node(input as usize))
+    }
+
+    /// Shapes of its inputs, as many as [`Op::arity`]; the others are empty.
+    fn input_shapes(&self) -> [Shape; 2] {
+        let mut shapes = [Shape::vector(0); 2];
+        for (shape, input) in shapes.iter_mut().zip(self.inputs()) {
+            *shape = input.shape();
+        }
+        shapes
+    }
+
+    /// Where its output begins in the arena, in bytes; `None` for a constant.
+    pub fn offset(&self) -> Option<usize> {
+        Some(self.record[word::OFFSET]).filter(|&offset| offset != NONE).map(|offset| offset as usize)
+    }
+
+    /// Sizes of its parameters.
+    pub fn parameters(&self) -> Parameters {
+        let op = self.op();
+        op.parameters(&self.input_shapes()[..op.arity()])
+    }
+
+    /// Its weight, `[out, in, kernel, kernel]` of a convolution or the scale of a norm; empty where it has none.
+    pub fn weight(&self) -> Weights<'m> {
+        let count = self.parameters().weights();
+        let dtype = weight_dtype(self.op(), self.model.weights);
+        let bytes = self.tensor(word::WEIGHT, count * dtype.bytes());
+        match dtype {
+            Dtype::F32 => Weights::F32(bytemuck::try_cast_slice(bytes).unwrap_or_default()),
+            Dtype::F16 => Weights::F16(bytemuck::try_cast_slice(bytes).unwrap_or_default()),
+        }
+    }
+
+    /// Its bias at a moment; empty where it has none. A constant's bias is its value.
+    pub fn bias(&self, moment: usize) -> &'m [f32] {
+        let count = self.parameters().bias.unwrap_or(0);
+        let bytes = self.tensor(word::BIAS, count * self.bias_rows() * 4);
+        let rows: &[f32] = bytemuck::try_cast_slice(bytes).unwrap_or_default();
+        let row = if self.bias_rows() == 1 { 0 } else { moment };
+        rows.chunks_exact(count.max(1)).nth(row).unwrap_or_default()
+    }
+
+    /// Rows of its bias: 1, or one for each moment, or 0 where it has none.
+    pub fn bias_rows(&self) -> usize {
+        self.record[word::ROWS] as usize
+    }
+
+    fn tensor(&self, place: usize, bytes: usize) -> &'m [u8] {
+        let start = self.record[place] as usize;
+        self.model.bytes.get(start..start.saturating_add(bytes)).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for Node<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("name", &self.name()).field("op", &self.op()).finish_non_exhaustive()
+    }
+}

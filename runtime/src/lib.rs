@@ -1,1 +1,29 @@
+//! Runs TraFlow model files.
+//!
+//! [`Model::new`] checks the bytes of a file, [`Engine::new`] takes memory for the values, and
+//! [`Engine::generate`] makes a picture from a seed. There is no heap, no thread and no dependency on an operating
+//! system; after the check nothing can fail.
+//!
+//! ```no_run
+//! use traflow_runtime::{Engine, Model};
+//!
+//! let file = std::fs::read("digits.traflow")?;
+//! let model = Model::new(&file)?;
+//! let mut arena = vec![0; Engine::arena_bytes(&model)];
+//! let mut engine = Engine::new(model, &mut arena)?;
+//! let picture: &[f32] = engine.generate(7, 1)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![no_std]
+#![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "std"))]
+extern crate std;
+
+mod engine;
+pub mod kernels;
+mod math;
+
+pub use engine::{Engine, EngineError, Steps};
+pub use traflow_graph::model::{Aligned, Model, ModelError};
+pub use traflow_graph::op::Shape;

@@ -1,0 +1,44 @@
+use crate::math::silu;
+
+/// `y = y · sigmoid(y)`.
+#[derive(Debug)]
+pub struct Silu<'a> {
+    /// Input and output.
+    pub y: &'a mut [f32],
+}
+
+impl Silu<'_> {
+    /// Computes it.
+    pub fn run(self) {
+        for y in self.y {
+            *y = silu(*y);
+        }
+    }
+
+    /// The definition.
+    #[cfg(any(test, feature = "std"))]
+    pub fn reference(self) {
+        for y in self.y {
+            let x = f64::from(*y);
+            *y = (x / (1.0 + (-x).exp())) as f32;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::tests::{close, random};
+
+    #[test]
+    fn run_is_the_definition() {
+        for len in [0, 1, 3, 8, 1001] {
+            let mut y = random(0, len);
+            y.iter_mut().for_each(|y| *y *= 20.0);
+            let mut expected = y.clone();
+            Silu { y: &mut y }.run();
+            Silu { y: &mut expected }.reference();
+            close(&y, &expected, 1, "silu");
+        }
+    }
+}

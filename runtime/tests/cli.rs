@@ -1,0 +1,73 @@
+//! `traflow-run` as a program.
+#![cfg(feature = "cli")]
+
+use std::process::{Command, Output};
+
+use traflow_graph::graph::Builder;
+use traflow_graph::model::{Dtype, Moment};
+use traflow_graph::op::Shape;
+use traflow_graph::plan::plan;
+use traflow_graph::write::{ModelSource, NodeParameters, write};
+
+fn run(folder: &std::path::Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let program = env!("CARGO_BIN_EXE_traflow-run");
+    let Output { status, stdout, stderr } =
+        Command::new(program).current_dir(folder).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// A folder with a model of one convolution that gives u = x - 1, so that every picture is a constant 1.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut g = Builder::new();
+    let x = g.image(Shape::new(1, 5, 7));
+    g.conv2d("conv", x, 1, 1);
+    let graph = g.finish().unwrap();
+    let file = write(&ModelSource {
+        graph: &graph,
+        plan: &plan(&graph, 4),
+        schedules: &[vec![Moment { t: 1.0, s: 0.0 }]],
+        parameters: &[NodeParameters::default(), NodeParameters { weight: vec![1.0], bias: vec![-1.0] }],
+        weights: Dtype::F16,
+        provenance: "{}",
+    });
+    std::fs::write(folder.path().join("one.traflow"), file.unwrap()).unwrap();
+    std::fs::write(folder.path().join("bad.traflow"), "not a model").unwrap();
+    folder
+}
+
+#[test]
+fn a_grid_is_written() {
+    let folder = folder();
+    let arguments = ["one.traflow", "--seed", "7", "--count", "5", "-o", "grid.png", "--json"];
+    let (code, stdout, stderr) = run(folder.path(), &arguments);
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    let result: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&result["count"], &result["weights_bytes"]), (&5.into(), &6.into()));
+    let grid = image::open(folder.path().join("grid.png")).unwrap().into_luma8();
+    // Three columns and two rows; pictures and gaps are white, and what is no picture too.
+    assert_eq!(grid.dimensions(), (3 * 7 + 4, 2 * 5 + 2));
+    assert!(grid.pixels().all(|pixel| pixel.0 == [255]));
+    // The model's two files and the grid: no temporary file is left.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn mistakes_are_one_line_each() {
+    let folder = folder();
+    let error = |arguments: &[&str]| {
+        let (code, _, stderr) = run(folder.path(), arguments);
+        (code, stderr)
+    };
+    let bad = error(&["bad.traflow", "-o", "x.png"]);
+    let text = "error: reading bad.traflow: it is not a TraFlow model file\n";
+    assert_eq!(bad, (Some(1), text.to_owned()));
+    let steps = error(&["one.traflow", "--steps", "3", "-o", "x.png"]);
+    assert_eq!(steps, (Some(1), "error: the model has no schedule of 3 steps, it has 1\n".to_owned()));
+    assert_eq!(error(&["no.traflow", "-o", "x.png"]).0, Some(1));
+    assert_eq!(error(&["one.traflow", "-o", "no/x.png"]).0, Some(1));
+    assert_eq!(error(&["one.traflow", "--count", "0", "-o", "x.png"]).0, Some(2));
+    let (code, help, _) = run(folder.path(), &["--help"]);
+    assert!(code == Some(0) && help.contains("Examples:\n  traflow-run digits.traflow"));
+}
