@@ -1,0 +1,182 @@
+//! The loop that every training shares, and the folder that it keeps.
+//!
+//! A run folder has `config.toml` (as resolved), `log.jsonl` (a line a step: losses, gradient norm, learning rate),
+//! `samples-N.png` and `state.safetensors`, from which a run that was interrupted goes on.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use traflow_graph::checkpoint::{self, Precision, Texts};
+use traflow_graph::file;
+
+use crate::network::Network;
+use crate::optimiser::{Optimiser, OptimiserConfig};
+
+/// After so many steps in a row without a finite gradient a training ends.
+const PATIENCE: usize = 20;
+
+/// Steps between what a run writes down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Intervals {
+    /// Steps between states to resume from.
+    #[serde(default = "state_steps")]
+    pub state_steps: usize,
+    /// Steps between grids of samples; 0 for none.
+    #[serde(default = "sample_steps")]
+    pub sample_steps: usize,
+}
+
+fn state_steps() -> usize {
+    500
+}
+
+fn sample_steps() -> usize {
+    1000
+}
+
+impl Default for Intervals {
+    fn default() -> Self {
+        Self { state_steps: state_steps(), sample_steps: sample_steps() }
+    }
+}
+
+/// One loss of a step.
+pub struct Term {
+    /// Name in the log.
+    pub name: &'static str,
+    /// Factor in the sum.
+    pub weight: f32,
+    /// Mean over pixels and batch.
+    pub loss: Tensor<1>,
+}
+
+/// What a step of a training shows.
+pub struct Progress {
+    /// Number of the step, from 1.
+    pub step: usize,
+    /// Number of all steps.
+    pub steps: usize,
+    /// The losses by name.
+    pub terms: Vec<(&'static str, f32)>,
+}
+
+/// Where a run stands on disk.
+pub struct Run {
+    folder: PathBuf,
+    config: String,
+    intervals: Intervals,
+    resume: bool,
+}
+
+impl Run {
+    /// Opens a run folder; `config` is the resolved configuration.
+    ///
+    /// # Errors
+    /// Where the folder cannot be made, or holds a run that is not to be resumed, or one of another configuration.
+    pub fn open(folder: &Path, config: &impl Serialize, intervals: Intervals, resume: bool) -> Result<Self> {
+        ensure!(intervals.state_steps > 0, "state_steps is 0");
+        let config = toml::to_string(config)?;
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+        let path = folder.join("config.toml");
+        if resume && path.exists() {
+            let found = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            ensure!(found == config, "{}: the run to resume has another configuration", path.display());
+        } else {
+            let state = folder.join("state.safetensors");
+            if state.exists() && !resume {
+                bail!("{}: there is a run already; --resume it, or choose another folder", state.display());
+            }
+            file::write(&path, config.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+        }
+        Ok(Self { folder: folder.to_owned(), config, intervals, resume })
+    }
+
+    /// Trains for `steps` steps and returns the moving average of the weights.
+    ///
+    /// # Errors
+    /// Where the run folder cannot be written, or gradients stop being finite.
+    pub fn train(
+        &self,
+        optimiser: &OptimiserConfig,
+        steps: usize,
+        start: Network,
+        mut losses: impl FnMut(&Network, usize) -> Result<Vec<Term>>,
+        mut sample: impl FnMut(&Network, &Path) -> Result<()>,
+        progress: &mut dyn FnMut(&Progress),
+    ) -> Result<Network> {
+        let mut optimiser = Optimiser::new(optimiser.clone(), steps, start);
+        let state = self.folder.join("state.safetensors");
+        if self.resume && state.exists() {
+            self.restore(&mut optimiser, &state).with_context(|| format!("resuming {}", state.display()))?;
+        }
+        let mut log = self.log(optimiser.step)?;
+        let mut failures = 0;
+        while optimiser.step < steps {
+            let terms = losses(&optimiser.network, optimiser.step)?;
+            let values: Vec<(&'static str, f32)> = terms
+                .iter()
+                .map(|term| (term.name, term.loss.clone().inner().into_scalar::<f32>()))
+                .collect();
+            let total = terms.into_iter().map(|term| term.loss * term.weight).reduce(|a, b| a + b);
+            let gradients = total.context("a step without losses")?.backward();
+            let update = optimiser.update(&gradients);
+            failures = if update.gradient_norm.is_finite() { 0 } else { failures + 1 };
+            let mut line = Map::from_iter([("step".to_owned(), json!(optimiser.step))]);
+            line.extend(values.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
+            line.insert("gradient_norm".to_owned(), json!(update.gradient_norm));
+            line.insert("learning_rate".to_owned(), json!(update.learning_rate));
+            writeln!(log, "{}", Value::Object(line)).context("writing log.jsonl")?;
+            ensure!(
+                failures < PATIENCE,
+                "step {}: no finite gradient for {PATIENCE} steps; a lower learning rate may help",
+                optimiser.step
+            );
+            let every = |interval: usize| interval > 0 && optimiser.step.is_multiple_of(interval);
+            if every(self.intervals.sample_steps) || optimiser.step == steps {
+                sample(&optimiser.average, &self.folder.join(format!("samples-{:06}.png", optimiser.step)))?;
+            }
+            if every(self.intervals.state_steps) || optimiser.step == steps {
+                log.sync_data().context("writing log.jsonl")?;
+                let texts = Texts::from([
+                    ("step".to_owned(), optimiser.step.to_string()),
+                    ("updates".to_owned(), optimiser.updates().to_string()),
+                    ("config".to_owned(), self.config.clone()),
+                ]);
+                checkpoint::write_tensors(&state, &texts, &optimiser.state()?, Precision::F32)?;
+            }
+            progress(&Progress { step: optimiser.step, steps, terms: values });
+        }
+        Ok(optimiser.average)
+    }
+
+    fn restore(&self, optimiser: &mut Optimiser, path: &Path) -> Result<()> {
+        let (texts, tensors) = checkpoint::read_tensors(path)?;
+        let text = |key: &str| texts.get(key).with_context(|| format!("no {key} in its metadata"));
+        ensure!(*text("config")? == self.config, "it is of another configuration");
+        let (step, updates) = (text("step")?.parse()?, text("updates")?.parse()?);
+        optimiser.restore(step, updates, &tensors)
+    }
+
+    /// The log, with what a resumed run will do again taken off its end.
+    fn log(&self, step: usize) -> Result<File> {
+        let path = self.folder.join("log.jsonl");
+        let context = || format!("writing {}", path.display());
+        let mut kept = Vec::new();
+        if step > 0
+            && let Ok(found) = File::open(&path)
+        {
+            for line in BufReader::new(found).lines().take(step) {
+                kept.extend(line.with_context(context)?.into_bytes());
+                kept.push(b'\n');
+            }
+        }
+        file::write(&path, &kept).with_context(context)?;
+        OpenOptions::new().append(true).open(&path).with_context(context)
+    }
+}

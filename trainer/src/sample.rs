@@ -1,0 +1,80 @@
+//! Generating pictures with a network that is being trained or judged.
+
+use anyhow::Result;
+use burn::tensor::Tensor;
+use traflow_graph::checkpoint::Role;
+use traflow_graph::op::Shape;
+
+use crate::flow;
+use crate::network::Network;
+use crate::solver::{self, Solver, State};
+
+/// Pictures computed at once.
+const BATCH: usize = 64;
+
+/// How pictures are made of noise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampler {
+    /// A teacher's ODE, by a solver with this number of steps.
+    Ode(Solver, usize),
+    /// A student's map, with this number of steps (Algorithm 1).
+    Map(usize),
+}
+
+impl Sampler {
+    /// The sampler of a role.
+    pub fn new(role: Role, solver: Solver, steps: usize) -> Self {
+        match role {
+            Role::Teacher => Sampler::Ode(solver, steps),
+            Role::Student => Sampler::Map(steps),
+        }
+    }
+
+    /// Pictures from noise, `[n, c, h, w]`, and the number of evaluations of the network.
+    pub fn run(self, network: &Network, noise: Tensor<4>) -> (Tensor<4>, usize) {
+        match self {
+            Sampler::Map(steps) => (flow::generate(network, noise, steps), steps),
+            Sampler::Ode(solver, steps) => {
+                let (n, device) = (noise.dims()[0], noise.device());
+                let mut velocity = |x: &Tensor<4>, t: f64| {
+                    network.forward(x.clone(), &flow::times(t as f32, t as f32, n, &device))
+                };
+                let solution = solver::solve(solver, steps, noise, &mut velocity);
+                (solution.x, solution.evaluations)
+            }
+        }
+    }
+}
+
+/// Pictures of these seeds in order, each `shape.elements()` values in about [-1, 1]. `progress` hears how many are
+/// done.
+///
+/// # Errors
+/// Where the device cannot give its values.
+pub fn sample(
+    network: &Network,
+    sampler: Sampler,
+    seeds: &[u64],
+    shape: Shape,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<f32>> {
+    let device = network.device();
+    let mut pictures = Vec::with_capacity(seeds.len() * shape.elements());
+    for seeds in seeds.chunks(BATCH) {
+        let (batch, _) = sampler.run(network, flow::seeded_noise(seeds, shape, &device));
+        pictures.extend(batch.try_into_vec_as::<f32>()?);
+        progress(pictures.len() / shape.elements());
+    }
+    Ok(pictures)
+}
+
+impl State for Tensor<4> {
+    fn add_scaled(&self, terms: &[(f64, &Self)]) -> Self {
+        terms.iter().fold(self.clone(), |sum, (factor, x)| sum + (*x).clone() * *factor)
+    }
+
+    fn relative_rms(&self, a: &Self, b: &Self) -> f64 {
+        let scale = a.clone().abs().max_pair(b.clone().abs()) + 1.0;
+        f64::from((self.clone() / scale).square().mean().into_scalar::<f32>()).sqrt()
+    }
+}

@@ -1,0 +1,98 @@
+//! Training of a rectified-flow teacher: E‖v(x_t, t) - (x1 - x0)‖², x1 independent of x0 (eq. 4).
+
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use traflow_graph::op::Shape;
+use traflow_graph::unet::{SConditioning, Unet};
+
+use crate::data::{self, Images};
+use crate::flow::{self, Dice, TimeLaw};
+use crate::initial;
+use crate::network::{Network, Times};
+use crate::optimiser::OptimiserConfig;
+use crate::picture;
+use crate::run::{Intervals, Progress, Run, Term};
+use crate::sample::{Sampler, sample};
+use crate::solver::Solver;
+
+/// Configuration of a teacher.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeacherConfig {
+    /// Names everything random in the run.
+    pub seed: u64,
+    /// Number of steps.
+    pub steps: usize,
+    /// Pictures a step.
+    pub batch: usize,
+    /// Law of the times.
+    #[serde(default)]
+    pub time: TimeLaw,
+    /// The network.
+    pub network: Unet,
+    /// The optimiser.
+    pub optimiser: OptimiserConfig,
+    /// What the run writes down.
+    #[serde(default)]
+    pub intervals: Intervals,
+}
+
+/// Trains a teacher on pictures and returns the moving average of its weights.
+///
+/// # Errors
+/// Where configuration and pictures do not fit together, or the run folder cannot be written.
+pub fn train(
+    config: &TeacherConfig,
+    images: &Images,
+    run: &Run,
+    device: &Device,
+    progress: &mut dyn FnMut(&Progress),
+) -> Result<Network> {
+    let shape = config.network.image();
+    ensure!(
+        images.shape() == shape,
+        "the pictures are {}, the network's {shape}",
+        images.shape()
+    );
+    ensure!(config.batch > 0, "batch is 0");
+    ensure!(
+        config.network.s_conditioning == SConditioning::None,
+        "a teacher has no target time: leave out s_conditioning"
+    );
+    let start = initial::random(config.network.graph()?, config.seed, device);
+    let training = device.clone().autodiff();
+    let losses = |network: &Network, step: usize| {
+        let dice = Dice::new(config.seed, step, config.batch);
+        let x0 = batch(images, &dice.pictures(images.len()), &training);
+        let loss = rectified_flow(network, x0, &dice, config.time);
+        Ok(vec![Term { name: "velocity", weight: 1.0, loss }])
+    };
+    let sample = |network: &Network, path: &Path| preview(network, shape, Sampler::Ode(Solver::Heun, 12), path);
+    run.train(&config.optimiser, config.steps, start, losses, sample, progress)
+}
+
+/// ‖v(x_t, t) - (x1 - x0)‖², the mean over pixels and batch. Eq. 4.
+fn rectified_flow(network: &Network, x0: Tensor<4>, dice: &Dice, law: TimeLaw) -> Tensor<1> {
+    let device = x0.device();
+    let x1 = dice.noise(flow::shape(&x0), &device);
+    let t = dice.times(law, &device);
+    let x_t = flow::interpolate(x0.clone(), x1.clone(), t.clone());
+    let v = network.forward(x_t, &Times { t: t.clone(), s: t });
+    (v - (x1 - x0)).square().mean()
+}
+
+/// Some pictures of a data set, `[n, c, h, w]` in [-1, 1].
+pub fn batch(images: &Images, indices: &[usize], device: &Device) -> Tensor<4> {
+    let values = indices.iter().flat_map(|&i| data::from_pixels(images.picture(i))).collect();
+    flow::pictures(values, indices.len(), images.shape(), device)
+}
+
+/// A grid of 64 pictures, the same seeds every time.
+pub fn preview(network: &Network, shape: Shape, sampler: Sampler, path: &Path) -> Result<()> {
+    let seeds: Vec<u64> = (0..64).collect();
+    let pictures = sample(network, sampler, &seeds, shape, &mut |_| ())?;
+    picture::save(&pictures, shape, path)
+}
