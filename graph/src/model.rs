@@ -106,7 +106,9 @@ impl Name {
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(core::str::from_utf8(&self.bytes[..self.len.into()]).unwrap_or_default())
+        // A name from a damaged file does not get to control a terminal.
+        let name = core::str::from_utf8(&self.bytes[..self.len.into()]).unwrap_or_default();
+        fmt::Display::fmt(&name.escape_debug(), f)
     }
 }
 

@@ -47,7 +47,7 @@ pub fn plan(graph: &Graph, element_bytes: usize) -> Plan {
     let (buffers, of_node) = buffers(graph, element_bytes);
     let placed = orders(&buffers)
         .into_iter()
-        .map(|order| place(&buffers, &order))
+        .map(|order| search(&buffers, order))
         .min_by_key(|offsets| end(&buffers, offsets))
         .unwrap_or_default();
 
@@ -132,6 +132,25 @@ fn orders(buffers: &[Buffer]) -> Vec<Vec<usize>> {
         by(&|b| (u64::MAX - length(b), u64::MAX - b.bytes)),
         by(&|b| (u64::MAX - b.bytes.saturating_mul(length(b)), b.first as u64)),
     ]
+}
+
+/// Rounds of [`search`] for each order.
+const ROUNDS: usize = 64;
+
+/// Places buffers in this order, then again with the topmost one first, and so on; the smallest result.
+fn search(buffers: &[Buffer], mut order: Vec<usize>) -> Vec<u64> {
+    let (mut best, mut least) = (Vec::new(), u64::MAX);
+    for _ in 0..ROUNDS {
+        let offsets = place(buffers, &order);
+        let top = end(buffers, &offsets);
+        if let Some(topmost) = order.iter().position(|&index| offsets[index] + buffers[index].bytes == top) {
+            order[..=topmost].rotate_right(1);
+        }
+        if top < least {
+            (best, least) = (offsets, top);
+        }
+    }
+    best
 }
 
 /// Places buffers in this order, each into the smallest gap that holds it between those already placed.
@@ -256,12 +275,11 @@ mod tests {
     }
 
     #[test]
-    fn plans_of_the_presets_are_close_to_the_bound() {
+    fn plans_of_the_presets_are_as_small_as_any() {
         for name in ["3m", "7m", "16m", "28m"] {
             let unet = Unet { s_conditioning: SConditioning::TiedMean, ..Unet::preset(name, None).unwrap() };
             let plan = plan(&unet.graph().unwrap(), 4);
-            let ratio = f64::from(plan.bytes) / f64::from(plan.lower_bound);
-            assert!(ratio < 1.1, "{name}: {} bytes where {} are alive", plan.bytes, plan.lower_bound);
+            assert_eq!(plan.bytes, plan.lower_bound, "{name}");
         }
     }
 }
