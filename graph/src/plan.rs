@@ -266,7 +266,7 @@ mod tests {
         let mut g = Builder::new();
         let x = g.image(Shape::new(4, 8, 8));
         let h = g.conv2d("conv", x, 4, 3);
-        let h = g.group_norm("norm", h, 1e-6);
+        let h = g.group_norm("norm", h, 1e-6, false);
         let h = g.silu("silu", h);
         g.add("sum", h, x, 1.0);
         let plan = plan(&g.finish().unwrap(), 4);

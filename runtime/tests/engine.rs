@@ -23,7 +23,7 @@ fn graph() -> Graph {
     let h = g.push("norm", norm, &[h]);
     let h = g.push("block", residual(6, 3), &[h, first]);
     let down = g.push("down", Op::Downsample, &[h]);
-    let a = g.group_norm("norm_a", down, 1e-5);
+    let a = g.group_norm("norm_a", down, 1e-5, false);
     let a = g.conv2d("qkv", a, 18, 1);
     let a = g.push("attention", Op::Attention { heads: 2 }, &[a]);
     let a = g.push("proj", residual(6, 1), &[a, down]);

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
+use traflow_graph::op::Shape;
 
 /// Magic number of a file of pictures: bytes in three dimensions.
 const IMAGES: u32 = 0x0803;
@@ -27,6 +28,11 @@ pub struct Images {
 }
 
 impl Images {
+    /// Shape of one picture.
+    pub fn shape(&self) -> Shape {
+        Shape::new(self.channels as u16, self.height as u16, self.width as u16)
+    }
+
     /// Bytes of one picture.
     pub fn picture_len(&self) -> usize {
         self.channels * self.height * self.width

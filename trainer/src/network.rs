@@ -7,6 +7,7 @@ use burn::tensor::activation::{silu, softmax};
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor, TensorData};
+use traflow_graph::checkpoint::{self, Tensors};
 use traflow_graph::graph::{Graph, Node};
 use traflow_graph::op::{Op, Time};
 
@@ -89,6 +90,18 @@ impl Network {
         let parameters = self.parameters.iter();
         let parameters = parameters.map(|p| Parameter { name: p.name.clone(), value: f(p) }).collect();
         Self { graph: self.graph.clone(), slots: self.slots.clone(), parameters }
+    }
+
+    /// The parameters as a checkpoint has them.
+    ///
+    /// # Errors
+    /// Where the device cannot give its values.
+    pub fn tensors(&self) -> anyhow::Result<Tensors> {
+        let dimensions = checkpoint::parameters(&self.graph);
+        let tensors = self.parameters.iter().zip(dimensions).map(|(parameter, (name, dimensions))| {
+            Ok((name, (dimensions, parameter.value.clone().try_into_vec_as::<f32>()?)))
+        });
+        tensors.collect()
     }
 
     /// The output for pictures `x: [n, c, h, w]`: the velocity v(x, t), or u(x, t, s) where the graph reads s.
