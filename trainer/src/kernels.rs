@@ -261,3 +261,83 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::activation;
+    use burn::tensor::module::conv2d;
+    use burn::tensor::ops::ConvOptions;
+    use traflow_graph::noise::Noise;
+
+    fn random<const D: usize>(stream: u32, shape: [usize; D]) -> Tensor<D> {
+        let mut values = vec![0.0; shape.iter().product()];
+        Noise::stream(1, stream).fill(&mut values);
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex().autodiff()).require_grad()
+    }
+
+    /// Largest difference of two tensors, relative to the largest value of the second.
+    fn difference<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
+        let largest = b.clone().abs().max().into_scalar::<f32>();
+        (a - b).abs().max().into_scalar::<f32>() / largest.max(1e-12)
+    }
+
+    /// Value and the gradients of x, weight and bias agree for both ways to compute.
+    fn agree<const W: usize>(
+        x: &Tensor<4>,
+        weight: &Tensor<W>,
+        bias: &Tensor<1>,
+        ours: impl Fn(Tensor<4>, Tensor<W>, Tensor<1>) -> Tensor<4>,
+        burns: impl Fn(Tensor<4>, Tensor<W>, Tensor<1>) -> Tensor<4>,
+    ) -> f32 {
+        let a = ours(x.clone(), weight.clone(), bias.clone());
+        let b = burns(x.clone(), weight.clone(), bias.clone());
+        let upstream = random(9, a.dims()).detach();
+        let a_gradients = (a.clone() * upstream.clone()).sum().backward();
+        let b_gradients = (b.clone() * upstream).sum().backward();
+        let of = |t: &Tensor<4>| difference(t.grad(&a_gradients).unwrap(), t.grad(&b_gradients).unwrap());
+        let weights = difference(weight.grad(&a_gradients).unwrap(), weight.grad(&b_gradients).unwrap());
+        let biases = difference(bias.grad(&a_gradients).unwrap(), bias.grad(&b_gradients).unwrap());
+        [difference(a.inner(), b.inner()), of(x), weights, biases].into_iter().fold(0.0, f32::max)
+    }
+
+    #[test]
+    fn convolution_is_burns() {
+        for [n, c, out, h, w, k] in [
+            [1, 1, 1, 1, 1, 3],
+            [2, 1, 16, 28, 28, 3],
+            [3, 16, 1, 7, 7, 3],
+            [9, 5, 13, 2, 7, 3],
+            [10, 7, 3, 14, 5, 1],
+            [2, 32, 96, 7, 7, 1],
+            [17, 24, 8, 14, 14, 3],
+        ] {
+            let (x, weight, bias) = (random(0, [n, c, h, w]), random(1, [out, c, k, k]), random(2, [out]));
+            let options = ConvOptions::new([1, 1], [k / 2, k / 2], [1, 1], 1);
+            let worst = agree(&x, &weight, &bias, conv2d_same, |x, weight, bias| {
+                conv2d(x, weight, Some(bias), options.clone())
+            });
+            assert!(worst < 3e-6, "{n}×{c}×{h}×{w} → {out}, kernel {k}: {worst}");
+        }
+    }
+
+    #[test]
+    fn group_norm_is_what_burns_operations_give() {
+        for [n, c, h, w, groups] in [[1, 4, 1, 1, 1], [3, 16, 7, 7, 4], [2, 12, 5, 3, 3], [9, 32, 28, 28, 8]] {
+            for silu in [false, true] {
+                let (x, weight, bias) = (random(0, [n, c, h, w]) * 2.0 + 0.5, random(1, [c, 1, 1, 1]), random(2, [c]));
+                let x = x.detach().require_grad();
+                let ours = |x, weight, bias| group_norm(x, weight, bias, groups, 1e-5, silu);
+                let worst = agree(&x, &weight, &bias, ours, |x, weight, bias| {
+                    let x = x.reshape([n, groups, c / groups * h * w]);
+                    let centred = x.clone() - x.mean_dim(2);
+                    let deviation = (centred.clone().square().mean_dim(2) + 1e-5).sqrt();
+                    let normal = (centred / deviation).reshape([n, c, h, w]);
+                    let y = normal * weight.reshape([1, c, 1, 1]) + bias.reshape([1, c, 1, 1]);
+                    if silu { activation::silu(y) } else { y }
+                });
+                assert!(worst < 1e-5, "{n}×{c}×{h}×{w}, {groups} groups, silu {silu}: {worst}");
+            }
+        }
+    }
+}

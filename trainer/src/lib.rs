@@ -9,6 +9,7 @@ pub mod device;
 pub mod flow;
 pub mod initial;
 pub mod kernels;
+pub mod metrics;
 pub mod network;
 pub mod optimiser;
 pub mod picture;

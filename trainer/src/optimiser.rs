@@ -1,8 +1,7 @@
 //! AdamW with warm-up, a norm that clips the whole gradient, and a moving average of the weights.
 
 use anyhow::{Context, Result, ensure};
-use burn::optim::momentum::AdaptiveMomentumState;
-use burn::optim::{AdamW, AdamWConfig, AdamWState, Optimizer};
+use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
 use burn::tensor::{Gradients, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use traflow_graph::checkpoint::Tensors;

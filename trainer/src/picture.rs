@@ -5,18 +5,19 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use image::{DynamicImage, GrayImage, ImageFormat, RgbImage};
+use traflow_graph::op::Shape;
 
 use crate::data::to_pixels;
 
 /// A grid of pictures, filled row by row on black.
 ///
-/// pictures: `[n, c, h, w]` in [-1, 1], of the `shape` `[c, h, w]`, c = 1 (gray) or 3 (red, green, blue); `gap` is the
+/// pictures: `[n, c, h, w]` in [-1, 1], of that shape, c = 1 (gray) or 3 (red, green, blue); `gap` is the
 /// number of black pixels between neighbours.
 ///
 /// # Errors
 /// Where the values are not whole pictures of that shape, or the grid is too large for a picture.
-pub fn grid(pictures: &[f32], shape: [usize; 3], columns: usize, gap: usize) -> Result<DynamicImage> {
-    let [c, h, w] = shape;
+pub fn grid(pictures: &[f32], shape: Shape, columns: usize, gap: usize) -> Result<DynamicImage> {
+    let (c, h, w) = (usize::from(shape.channels), usize::from(shape.height), usize::from(shape.width));
     ensure!(c == 1 || c == 3, "a picture has 1 or 3 channels, not {c}");
     let length = c * h * w;
     ensure!(
@@ -72,7 +73,7 @@ mod tests {
     #[test]
     fn pictures_fill_the_grid_row_by_row() {
         let pictures: Vec<f32> = [-1.0, 0.0, 1.0].iter().flat_map(|&x| [x; 6]).collect();
-        let image = grid(&pictures, [1, 2, 3], 2, 1).unwrap();
+        let image = grid(&pictures, Shape::new(1, 2, 3), 2, 1).unwrap();
         let gray = image.as_luma8().unwrap();
         assert_eq!((gray.width(), gray.height()), (7, 5));
         let rows: Vec<&[u8]> = gray.as_raw().chunks(7).collect();
@@ -82,13 +83,13 @@ mod tests {
         assert_eq!(rows[3], [255, 255, 255, 0, 0, 0, 0]);
         assert_eq!(rows[4], rows[3]);
         // No more columns than pictures.
-        assert_eq!(grid(&pictures, [1, 2, 3], 9, 0).unwrap().dimensions(), (9, 2));
-        assert_eq!(grid(&pictures, [1, 2, 3], 0, 0).unwrap().dimensions(), (3, 6));
+        assert_eq!(grid(&pictures, Shape::new(1, 2, 3), 9, 0).unwrap().dimensions(), (9, 2));
+        assert_eq!(grid(&pictures, Shape::new(1, 2, 3), 0, 0).unwrap().dimensions(), (3, 6));
     }
 
     #[test]
     fn planes_become_colours_and_a_file_keeps_them() {
-        let image = grid(&[1.0, -1.0, -1.0, 1.0, 0.0, 0.0], [3, 1, 2], 1, 0).unwrap();
+        let image = grid(&[1.0, -1.0, -1.0, 1.0, 0.0, 0.0], Shape::new(3, 1, 2), 1, 0).unwrap();
         assert_eq!(image.as_rgb8().unwrap().as_raw(), &[255, 0, 128, 0, 255, 128]);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/a.png");
@@ -100,9 +101,10 @@ mod tests {
 
     #[test]
     fn what_is_no_picture_is_an_error() {
-        for (values, shape) in
+        for (values, [c, h, w]) in
             [(4, [2, 1, 2]), (5, [1, 1, 2]), (0, [1, 1, 1]), (3, [1, 0, 3]), (3, [3, 1, 0])]
         {
+            let shape = Shape::new(c, h, w);
             assert!(grid(&vec![0.0; values], shape, 1, 0).is_err(), "{shape:?}");
         }
     }

@@ -94,5 +94,5 @@ pub fn batch(images: &Images, indices: &[usize], device: &Device) -> Tensor<4> {
 pub fn preview(network: &Network, shape: Shape, sampler: Sampler, path: &Path) -> Result<()> {
     let seeds: Vec<u64> = (0..64).collect();
     let pictures = sample(network, sampler, &seeds, shape, &mut |_| ())?;
-    picture::save(&pictures, shape, path)
+    picture::save(&picture::grid(&pictures, shape, 8, 2)?, path)
 }

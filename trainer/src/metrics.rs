@@ -1,0 +1,3 @@
+//! How good pictures are.
+
+pub mod frechet;
