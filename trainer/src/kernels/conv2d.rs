@@ -169,7 +169,6 @@ impl Conv2d {
                     for (out, channel) in
                         gradient[n * output..][..output].chunks_exact(self.pixels()).enumerate()
                     {
-                        bias[out] += channel.iter().sum::<f32>();
                         for (row, from) in channel.chunks_exact(self.width).enumerate() {
                             sums[out * length + row * self.stride()..][..self.width].copy_from_slice(from);
                         }
@@ -179,6 +178,7 @@ impl Conv2d {
                         offsets: &offsets,
                         gradient: &sums,
                         weight: &mut weight,
+                        bias: &mut bias,
                         length,
                     });
                 }
@@ -234,12 +234,13 @@ impl WithSimd for Product<'_> {
     }
 }
 
-/// `weight[out][row] += Σ_p gradient[out][p] · planes[offsets[row] + p]`.
+/// `weight[out][row] += Σ_p gradient[out][p] · planes[offsets[row] + p]` and `bias[out] += Σ_p gradient[out][p]`.
 struct Correlation<'a> {
     planes: &'a [f32],
     offsets: &'a [usize],
     gradient: &'a [f32],
     weight: &'a mut [f32],
+    bias: &'a mut [f32],
     length: usize,
 }
 
@@ -248,20 +249,24 @@ impl WithSimd for Correlation<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { planes, offsets, gradient, weight, length } = self;
+        let Self { planes, offsets, gradient, weight, bias, length } = self;
+        for (bias, gradient) in bias.iter_mut().zip(gradient.chunks_exact(length)) {
+            let sum = S::as_simd_f32s(gradient).0.iter().fold(simd.splat_f32s(0.0), |a, &b| simd.add_f32s(a, b));
+            *bias += simd.reduce_sum_f32s(sum);
+        }
         for (block, gradient) in gradient.chunks_exact(BLOCK * length).enumerate() {
             for (group, offsets_of_group) in offsets.chunks(TAPS).enumerate() {
                 // A short last group reads its last row again and drops what comes of it.
                 let offset: [usize; TAPS] =
                     core::array::from_fn(|i| offsets_of_group[i.min(offsets_of_group.len() - 1)]);
+                let x = offset.map(|offset| S::as_simd_f32s(&planes[offset..offset + length]).0);
                 let mut acc = [[simd.splat_f32s(0.0); TAPS]; BLOCK];
-                for p in (0..length).step_by(S::F32_LANES) {
-                    let x: [S::f32s; TAPS] =
-                        core::array::from_fn(|i| S::as_simd_f32s(&planes[offset[i] + p..][..S::F32_LANES]).0[0]);
-                    for (acc, gradient) in acc.iter_mut().zip(gradient.chunks_exact(length)) {
-                        let g = S::as_simd_f32s(&gradient[p..p + S::F32_LANES]).0[0];
+                for p in 0..length / S::F32_LANES {
+                    let x = [x[0][p], x[1][p], x[2][p]];
+                    for out in 0..BLOCK {
+                        let g = S::as_simd_f32s(&gradient[out * length..(out + 1) * length]).0[p];
                         for i in 0..TAPS {
-                            acc[i] = simd.mul_add_f32s(g, x[i], acc[i]);
+                            acc[out][i] = simd.mul_add_f32s(g, x[i], acc[out][i]);
                         }
                     }
                 }
