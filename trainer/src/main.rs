@@ -3,18 +3,26 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use traflow_graph::checkpoint::{Checkpoint, Precision, Role};
-use traflow_graph::unet::Unet;
+use traflow_graph::unet::{self, Unet};
 use traflow_trainer::device::DeviceName;
+use traflow_trainer::distill::{self, DistillConfig};
+use traflow_trainer::evaluate::Report;
+use traflow_trainer::features::{Features, Labelled};
 use traflow_trainer::network::Network;
-use traflow_trainer::run::{Progress, Run};
+use traflow_trainer::pairs::{self, Recipe};
+use traflow_trainer::plan::Sizes;
+use traflow_trainer::run::{Intervals, Progress, Run};
+use traflow_trainer::sample::{Sampler, sample};
+use traflow_trainer::solver::Solver;
 use traflow_trainer::teacher::{self, TeacherConfig};
-use traflow_trainer::data;
+use traflow_trainer::{data, initial, picture};
 
 #[derive(Parser)]
 #[command(version, about = "Trains rectified-flow teachers and distills one-step students from them.")]
@@ -26,6 +34,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Teacher(TeacherArgs),
+    Pairs(PairsArgs),
+    Distill(DistillArgs),
+    Sample(SampleArgs),
+    Eval(EvalArgs),
+    Plan(PlanArgs),
 }
 
 /// Where a training runs and what it leaves.
@@ -69,9 +82,139 @@ struct TeacherArgs {
     licence: String,
 }
 
+/// How a teacher's ODE is solved; a student has its map.
+#[derive(Args)]
+struct SolverArgs {
+    /// Solver of a teacher's ODE.
+    #[arg(long, value_enum, default_value_t = Solver::Heun)]
+    solver: Solver,
+}
+
+/// Solves a teacher's ODE for many seeds and keeps the pictures: what a student learns from.
+#[derive(Args)]
+struct PairsArgs {
+    /// The teacher's checkpoint.
+    teacher: PathBuf,
+    /// Folder of the pairs; those that it has already are kept.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Number of pairs.
+    #[arg(long, default_value_t = 8192)]
+    count: usize,
+    /// Seed of the first pair.
+    #[arg(long, default_value_t = 1_000_000)]
+    seed: u64,
+    /// Steps of the solver (rk45 chooses its own).
+    #[arg(long, default_value_t = 12, value_parser = positive)]
+    steps: usize,
+    #[command(flatten)]
+    solver: SolverArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Distills a student from a teacher and its pairs.
+#[derive(Args)]
+struct DistillArgs {
+    #[command(flatten)]
+    training: TrainingArgs,
+    /// The teacher's checkpoint.
+    #[arg(long)]
+    teacher: PathBuf,
+    /// Folder of the teacher's pairs.
+    #[arg(long)]
+    pairs: PathBuf,
+}
+
+/// Draws a grid of pictures.
+#[derive(Args)]
+struct SampleArgs {
+    /// Checkpoint of a teacher or a student.
+    checkpoint: PathBuf,
+    /// PNG file to write.
+    #[arg(short, long)]
+    output: PathBuf,
+    /// Seed of the first picture; each picture has the next one.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Number of pictures.
+    #[arg(long, default_value_t = 64, value_parser = positive)]
+    count: usize,
+    /// Steps.
+    #[arg(long, default_value_t = 1, value_parser = positive)]
+    steps: usize,
+    #[command(flatten)]
+    solver: SolverArgs,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Judges a checkpoint, or pairs, by the Fréchet distance on a classifier's features.
+#[derive(Args)]
+#[group(id = "judged", required = true, multiple = true, args = ["checkpoint", "pairs"])]
+struct EvalArgs {
+    /// Checkpoint of a teacher or a student.
+    checkpoint: Option<PathBuf>,
+    /// Folder of pairs, whose pictures are a teacher's at many steps.
+    #[arg(long)]
+    pairs: Option<PathBuf>,
+    /// The classifier; trained and written if there is none.
+    #[arg(long)]
+    features: PathBuf,
+    /// Folder of the data set (MNIST's file names), for training the classifier.
+    #[arg(long)]
+    dataset: Option<PathBuf>,
+    /// Numbers of steps.
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = positive)]
+    steps: Vec<usize>,
+    #[command(flatten)]
+    solver: SolverArgs,
+    /// Number of pictures.
+    #[arg(long, default_value_t = 5000, value_parser = positive)]
+    count: usize,
+    /// Seed of the first picture.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Prints the sizes of a network before it is trained.
+#[derive(Args)]
+#[group(id = "network", required = true, multiple = false, args = ["preset", "config"])]
+struct PlanArgs {
+    /// Configuration of a teacher.
+    config: Option<PathBuf>,
+    /// Network of the paper: 3m, 7m, 16m, 28m, 1-rf, edm-cifar or edm-ffhq.
+    #[arg(long)]
+    preset: Option<String>,
+    /// Height and width of the pictures of a preset [default: its own].
+    #[arg(long, requires = "preset")]
+    size: Option<u16>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("it is 0".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
 fn main() -> ExitCode {
     let run = match Cli::parse().command {
         Command::Teacher(args) => train_teacher(&args),
+        Command::Pairs(args) => make_pairs(&args),
+        Command::Distill(args) => train_student(&args),
+        Command::Sample(args) => make_samples(&args),
+        Command::Eval(args) => evaluate(&args),
+        Command::Plan(args) => plan(&args),
     };
     match run {
         Ok(()) => ExitCode::SUCCESS,
@@ -97,8 +240,147 @@ fn train_teacher(args: &TeacherArgs) -> Result<()> {
     args.training.write(&network, config.network, Role::Teacher, provenance)
 }
 
+fn make_pairs(args: &PairsArgs) -> Result<()> {
+    let device = args.device.device.open()?;
+    let (teacher, digest) = read_checkpoint(&args.teacher)?;
+    ensure!(teacher.role == Role::Teacher, "{}: it is a student, not a teacher", args.teacher.display());
+    let network = initial::from_checkpoint(&teacher, &device)?;
+    let sampler = Sampler::Ode(args.solver.solver, args.steps);
+    let recipe = Recipe {
+        teacher: digest,
+        sampler: describe(sampler),
+        first_seed: args.seed,
+        shape: teacher.unet.image(),
+    };
+    let bar = Bar::new(args.count);
+    pairs::generate(&args.output, &network, sampler, &recipe, args.count, &mut |done| bar.set(done))?;
+    println!("{}", args.output.display());
+    Ok(())
+}
+
+fn train_student(args: &DistillArgs) -> Result<()> {
+    let device = args.training.device.device.open()?;
+    let config: DistillConfig = read_config(&args.training.config)?;
+    let (teacher, digest) = read_checkpoint(&args.teacher)?;
+    ensure!(teacher.role == Role::Teacher, "{}: it is a student, not a teacher", args.teacher.display());
+    let pairs = pairs::read(&args.pairs, teacher.unet.image())?;
+    ensure!(
+        pairs.teacher == digest,
+        "{}: the pairs are of another teacher than {}",
+        args.pairs.display(),
+        args.teacher.display()
+    );
+    let run = args.training.open(&config, config.intervals.clone())?;
+    let bar = Bar::new(config.steps());
+    let network = distill::train(&config, &teacher, &pairs, &run, &device, &mut |p| bar.training(p))?;
+    let provenance = [
+        ("teacher", json!(digest)),
+        ("pairs", json!(pairs.len())),
+        ("licence", teacher.provenance.get("licence").cloned().unwrap_or_default()),
+        ("config", serde_json::to_value(&config)?),
+    ];
+    args.training.write(&network, config.student(&teacher.unet), Role::Student, provenance)
+}
+
+fn make_samples(args: &SampleArgs) -> Result<()> {
+    let device = args.device.device.open()?;
+    let (checkpoint, _) = read_checkpoint(&args.checkpoint)?;
+    let network = initial::from_checkpoint(&checkpoint, &device)?;
+    let seeds: Vec<u64> = (0..args.count as u64).map(|i| args.seed.wrapping_add(i)).collect();
+    let sampler = Sampler::new(checkpoint.role, args.solver.solver, args.steps);
+    let bar = Bar::new(args.count);
+    let shape = checkpoint.unet.image();
+    let pictures = sample(&network, sampler, &seeds, shape, &mut |done| bar.set(done))?;
+    picture::save(&picture::grid(&pictures, shape, args.count.isqrt(), 2)?, &args.output)?;
+    println!("{}", args.output.display());
+    Ok(())
+}
+
+fn evaluate(args: &EvalArgs) -> Result<()> {
+    let device = args.device.device.open()?;
+    if !args.features.exists() {
+        let Some(folder) = &args.dataset else {
+            bail!("{}: there is no classifier; --dataset trains one", args.features.display())
+        };
+        let read = |name: &str| -> Result<Labelled> {
+            Ok(Labelled {
+                images: data::read_images(&folder.join(format!("{name}-images-idx3-ubyte.gz")))?,
+                labels: data::read_labels(&folder.join(format!("{name}-labels-idx1-ubyte.gz")))?,
+            })
+        };
+        let (train, test) = (read("train")?, read("t10k")?);
+        let bar = Bar::new(1);
+        Features::train(&args.features, &train, &test, &device, &mut |step, steps| {
+            bar.0.set_length(steps as u64);
+            bar.set(step);
+        })?;
+    }
+    let features = Features::read(&args.features, &device)?;
+    let mut report = Report::new(&features);
+    if let Some(folder) = &args.pairs {
+        let shape = features.shape().context("the classifier reads no pictures")?;
+        let pairs = pairs::read(folder, shape)?;
+        let count = args.count.min(pairs.len());
+        let pictures = &pairs.images[..count * shape.elements()];
+        report.judge(&features, format!("pairs, {}", pairs.sampler), pictures, shape)?;
+    }
+    if let Some(path) = &args.checkpoint {
+        let (checkpoint, _) = read_checkpoint(path)?;
+        let network = initial::from_checkpoint(&checkpoint, &device)?;
+        for &steps in &args.steps {
+            let sampler = Sampler::new(checkpoint.role, args.solver.solver, steps);
+            let what = format!("{}, {}", checkpoint.role.name(), describe(sampler));
+            let bar = Bar::new(args.count);
+            let seeds = (args.seed, args.count);
+            report.judge_network(&features, &network, sampler, what, seeds, &mut |done| bar.set(done))?;
+        }
+    }
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!("{}", report.table());
+    }
+    Ok(())
+}
+
+fn plan(args: &PlanArgs) -> Result<()> {
+    let unet = match (&args.preset, &args.config) {
+        (Some(name), _) => Unet::preset(name, args.size).with_context(|| {
+            let names: Vec<&str> = unet::PRESETS.iter().map(|preset| preset.name).collect();
+            format!("there is no preset {name}, only {}", names.join(", "))
+        })?,
+        (None, Some(path)) => read_config::<TeacherConfig>(path)?.network,
+        (None, None) => bail!("name a configuration or a preset"),
+    };
+    let sizes = Sizes::new(&unet)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&sizes)?);
+    } else {
+        println!("{sizes}");
+    }
+    Ok(())
+}
+
+/// A sampler in the words of a report.
+fn describe(sampler: Sampler) -> String {
+    let plural = |steps: usize| if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
+    match sampler {
+        Sampler::Ode(Solver::Rk45, _) => "rk45".to_owned(),
+        Sampler::Ode(Solver::Heun, steps) => format!("heun {}", plural(steps)),
+        Sampler::Ode(_, steps) => format!("euler {}", plural(steps)),
+        Sampler::Map(steps) => plural(steps),
+    }
+}
+
+/// A checkpoint and the SHA-256 of its file.
+fn read_checkpoint(path: &Path) -> Result<(Checkpoint, String)> {
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok((Checkpoint::from_bytes(&path.display().to_string(), &bytes)?, digest))
+}
+
 impl TrainingArgs {
-    fn open(&self, config: &impl serde::Serialize, intervals: traflow_trainer::run::Intervals) -> Result<Run> {
+    fn open(&self, config: &impl serde::Serialize, intervals: Intervals) -> Result<Run> {
         let name = self.config.file_stem().unwrap_or(self.config.as_os_str());
         let folder = self.run.clone().unwrap_or_else(|| Path::new("runs").join(name));
         Run::open(&folder, config, intervals, self.resume)
@@ -138,9 +420,13 @@ impl Bar {
         })
     }
 
+    fn set(&self, position: usize) {
+        self.0.set_position(position as u64);
+    }
+
     fn training(&self, progress: &Progress) {
         let terms: Vec<String> = progress.terms.iter().map(|(name, loss)| format!("{name} {loss:.4}")).collect();
         self.0.set_message(terms.join(" "));
-        self.0.set_position(progress.step as u64);
+        self.set(progress.step);
     }
 }

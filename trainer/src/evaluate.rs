@@ -1,0 +1,105 @@
+//! Judging pictures: their Fréchet distance to the training pictures, beside that of the test pictures.
+
+use std::fmt::Write;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use traflow_graph::op::Shape;
+
+use crate::features::Features;
+use crate::network::Network;
+use crate::sample::{Sampler, sample};
+
+/// The judgement of one way to make pictures.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Judgement {
+    /// What made the pictures.
+    pub what: String,
+    /// Number of pictures.
+    pub count: usize,
+    /// Fréchet distance to the training pictures.
+    pub distance: f64,
+}
+
+/// Judgements by one classifier.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// Name of the distance, with the beginning of the classifier's digest: it is not FID.
+    pub metric: String,
+    /// SHA-256 of the classifier's file.
+    pub features: String,
+    /// The classifier's accuracy on the test pictures.
+    pub accuracy: f64,
+    /// Distance between training and test pictures.
+    pub floor: f64,
+    /// One judgement for each way to make pictures.
+    pub judgements: Vec<Judgement>,
+}
+
+impl Report {
+    /// A report without judgements.
+    pub fn new(features: &Features) -> Self {
+        Self {
+            metric: features.name(),
+            features: features.digest.clone(),
+            accuracy: features.accuracy,
+            floor: features.floor,
+            judgements: Vec::new(),
+        }
+    }
+
+    /// Adds the judgement of some pictures, `[n, c, h, w]` of this shape.
+    ///
+    /// # Errors
+    /// Where the classifier reads other pictures, or these cannot be judged.
+    pub fn judge(&mut self, features: &Features, what: String, pictures: &[f32], shape: Shape) -> Result<()> {
+        let expected = features.shape().context("the classifier reads no pictures")?;
+        ensure!(shape == expected, "the pictures are {shape}, the classifier's {expected}");
+        let count = pictures.len() / shape.elements();
+        let distance = features.distance(pictures).with_context(|| format!("judging {what}"))?;
+        self.judgements.push(Judgement { what, count, distance });
+        Ok(())
+    }
+
+    /// Adds the judgement of a network's pictures of seeds from `seed`.
+    ///
+    /// # Errors
+    /// As [`judge`](Report::judge).
+    pub fn judge_network(
+        &mut self,
+        features: &Features,
+        network: &Network,
+        sampler: Sampler,
+        what: String,
+        (seed, count): (u64, usize),
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<()> {
+        let shape = network.graph().image().context("the network reads no picture")?;
+        let seeds: Vec<u64> = (0..count as u64).map(|i| seed.wrapping_add(i)).collect();
+        let pictures = sample(network, sampler, &seeds, shape, progress)?;
+        self.judge(features, what, &pictures, shape)
+    }
+
+    /// The report as a table.
+    pub fn table(&self) -> String {
+        let mut table = format!(
+            "{} (classifier with {:.2} % test accuracy; not FID)\n{:<28} {:>8} {:>9} {:>8}\n",
+            self.metric,
+            100.0 * self.accuracy,
+            "",
+            "pictures",
+            "distance",
+            "÷ floor"
+        );
+        let mut row = |what: &str, count: &str, distance: f64| {
+            // Writing to a string does not fail.
+            let _ = writeln!(table, "{what:<28} {count:>8} {distance:>9.3} {:>8.1}", distance / self.floor);
+        };
+        row("test set (floor)", "", self.floor);
+        for judgement in &self.judgements {
+            row(&judgement.what, &judgement.count.to_string(), judgement.distance);
+        }
+        table.truncate(table.trim_end().len());
+        table
+    }
+}
