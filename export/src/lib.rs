@@ -1,1 +1,123 @@
+//! Turns a checkpoint into a model file.
+//!
+//! At generation the times are known, so what depends on them alone is computed here ([`mod@fold`]), and so is what
+//! can be put into a convolution ([`mod@fuse`]). The file is then run by the runtime itself and compared with the
+//! network as it was trained ([`mod@verify`]): what this crate returns has been seen to give the right pictures.
+#![forbid(unsafe_code)]
 
+pub mod fold;
+pub mod fuse;
+pub mod network;
+pub mod reference;
+pub mod report;
+pub mod verify;
+
+use serde_json::json;
+use traflow_graph::checkpoint::{Checkpoint, CheckpointError};
+use traflow_graph::graph::GraphError;
+use traflow_graph::model::{Dtype, Moment, VERSION};
+use traflow_graph::plan::plan;
+use traflow_graph::write::{ModelSource, WriteError, write};
+
+use crate::fold::{FoldError, fold};
+use crate::fuse::fuse;
+use crate::network::Network;
+use crate::report::{Report, precision};
+use crate::verify::{VerifyError, verify};
+
+/// What a model file is to be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Number format of the weights of convolutions.
+    pub weights: Dtype,
+    /// The numbers of steps that the file offers, in any order; 1 to 16 of them.
+    pub steps: Vec<u32>,
+}
+
+/// A model file that was verified.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exported {
+    /// The file.
+    pub file: Vec<u8>,
+    /// What is in it, and how well it agrees with the network.
+    pub report: Report,
+}
+
+/// Why a checkpoint cannot be exported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "each message says what it is about")]
+pub enum ExportError {
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+}
+
+/// Turns a checkpoint into a model file. The same checkpoint and options are the same bytes.
+///
+/// # Errors
+/// Where the network does not fit into a model file, or the file's pictures are not those of the network.
+pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, ExportError> {
+    let schedules = schedules(&options.steps);
+    let trained = Network::of(checkpoint)?;
+    let folded = fold(&trained, &schedules.concat())?;
+    let fused = fuse(folded)?;
+    let plan = plan(&fused.graph, 4);
+    let file = write(&ModelSource {
+        graph: &fused.graph,
+        plan: &plan,
+        schedules: &schedules,
+        parameters: &fused.single(),
+        weights: options.weights,
+        provenance: &provenance(checkpoint, options.weights, &schedules),
+    })?;
+    let differences = verify(&trained, &fused, &file, options.weights, &schedules)?;
+    let report = Report::new(&trained, &fused, &plan, options.weights, file.len(), differences);
+    Ok(Exported { file, report })
+}
+
+/// The moments of each number of steps, by increasing number: n steps are the grid 1, (n-1)/n, … 1/n, 0.
+pub fn schedules(steps: &[u32]) -> Vec<Vec<Moment>> {
+    let mut steps = steps.to_vec();
+    steps.sort_unstable();
+    steps.dedup();
+    let of = |steps: u32| {
+        let time = move |left: u32| left as f32 / steps as f32;
+        (1..=steps).rev().map(move |left| Moment { t: time(left), s: time(left - 1) }).collect()
+    };
+    steps.into_iter().map(of).collect()
+}
+
+/// Where the file comes from, as JSON.
+fn provenance(checkpoint: &Checkpoint, weights: Dtype, schedules: &[Vec<Moment>]) -> String {
+    let steps: Vec<usize> = schedules.iter().map(Vec::len).collect();
+    json!({
+        "checkpoint": checkpoint.provenance,
+        "export": { "format": VERSION, "precision": precision(weights), "steps": steps },
+        "network": checkpoint.unet,
+        "role": checkpoint.role.name(),
+    })
+    .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedules_fall_from_one_to_zero() {
+        let times = |steps: &[u32]| -> Vec<Vec<[f32; 2]>> {
+            schedules(steps).iter().map(|s| s.iter().map(|m| [m.t, m.s]).collect()).collect()
+        };
+        let expected = [vec![[1.0, 0.0]], vec![[1.0, 0.5], [0.5, 0.0]]];
+        assert_eq!(times(&[2, 1, 2]), expected);
+        assert_eq!(times(&[3])[0][1], [2.0 / 3.0, 1.0 / 3.0]);
+    }
+}

@@ -1,0 +1,104 @@
+//! `traflow-export` as a program.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use common::{checkpoint, unet};
+use traflow_graph::checkpoint::{Precision, Role};
+
+fn run(folder: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let program = env!("CARGO_BIN_EXE_traflow-export");
+    let Output { status, stdout, stderr } =
+        Command::new(program).current_dir(folder).args(arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+/// A folder with a checkpoint and what is left of one after half of it was lost.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = folder.path().join("student.safetensors");
+    checkpoint(unet(8, Role::Student), Role::Student).write(&whole, Precision::F32).unwrap();
+    let bytes = fs::read(whole).unwrap();
+    fs::write(folder.path().join("half.safetensors"), &bytes[..bytes.len() / 2]).unwrap();
+    folder
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_file_is_written_and_reported() {
+    let folder = folder();
+    let run = |arguments: &[&str]| run(folder.path(), &[&["student.safetensors"], arguments].concat());
+    let (code, stdout, stderr) = run(&["--f32", "-o", "a.traflow"]);
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    assert!(stdout.starts_with("a.traflow\nbytes                   f32\n  file "), "{stdout}");
+
+    let (code, stdout, _) = run(&["--fp16", "--steps", "4,1", "-o", "b.traflow", "--json"]);
+    assert_eq!(code, Some(0));
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let bytes = fs::metadata(folder.path().join("b.traflow")).unwrap().len();
+    assert_eq!((&report["file_bytes"], &report["output"]), (&bytes.into(), &"b.traflow".into()));
+    assert_eq!((&report["moments"], &report["differences"][1]["steps"]), (&5.into(), &4.into()));
+    assert_eq!(names(folder.path()), ["a.traflow", "b.traflow", "half.safetensors", "student.safetensors"]);
+}
+
+#[test]
+fn mistakes_are_one_line_each_and_write_nothing() {
+    let folder = folder();
+    fs::create_dir(folder.path().join("taken")).unwrap();
+    fs::write(folder.path().join("taken/earlier.traflow"), "whole").unwrap();
+    fs::write(folder.path().join("earlier.traflow"), "whole").unwrap();
+    let before = names(folder.path());
+    let error = |arguments: &[&str]| {
+        let (code, stdout, stderr) = run(folder.path(), arguments);
+        assert_eq!((code, &*stdout, stderr.lines().count()), (Some(1), "", 1), "{stderr}");
+        stderr
+    };
+    let missing = error(&["no.safetensors", "--f32", "-o", "earlier.traflow"]);
+    assert_eq!(missing, "error: no.safetensors: No such file or directory (os error 2)\n");
+    let half = error(&["half.safetensors", "--f32", "-o", "earlier.traflow"]);
+    assert!(half.starts_with("error: half.safetensors: not a safetensors file: its tensors have "), "{half}");
+    let taken = error(&["student.safetensors", "--f32", "-o", "taken"]);
+    assert_eq!(taken, "error: writing taken: Is a directory (os error 21)\n");
+    let below = error(&["student.safetensors", "--f32", "-o", "earlier.traflow/x"]);
+    assert!(below.starts_with("error: writing earlier.traflow/x: "), "{below}");
+    let same = error(&["student.safetensors", "--f32", "-o", "./student.safetensors"]);
+    assert_eq!(same, "error: ./student.safetensors is the checkpoint itself\n");
+    let many: Vec<String> = (1..=17).map(|n| n.to_string()).collect();
+    let many = ["student.safetensors", "--f32", "--steps", &many.join(","), "-o", "earlier.traflow"];
+    assert!(
+        error(&many).starts_with("error: exporting student.safetensors: the file would not be a model: ")
+    );
+
+    assert_eq!(names(folder.path()), before);
+    assert_eq!(names(&folder.path().join("taken")), ["earlier.traflow"]);
+    for earlier in ["earlier.traflow", "taken/earlier.traflow"] {
+        assert_eq!(fs::read(folder.path().join(earlier)).unwrap(), b"whole");
+    }
+}
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let folder = folder();
+    let code = |arguments: &[&str]| {
+        run(folder.path(), &[&["student.safetensors", "-o", "x.traflow"], arguments].concat()).0
+    };
+    assert_eq!(code(&["--f32", "--steps", "0"]), Some(2));
+    assert_eq!(code(&["--f32", "--steps", "1,two"]), Some(2));
+    assert_eq!(code(&["--f32", "--fp16"]), Some(2));
+    assert_eq!(code(&[]), Some(2));
+    assert_eq!(names(folder.path()), ["half.safetensors", "student.safetensors"]);
+    let (code, help, _) = run(folder.path(), &["--help"]);
+    let last = "  traflow-export teacher.safetensors --fp16 --steps 100 -o teacher.traflow --json\n";
+    assert!(code == Some(0) && help.ends_with(last), "{help}");
+}
