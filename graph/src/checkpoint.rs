@@ -78,14 +78,14 @@ pub struct Checkpoint {
 #[non_exhaustive]
 #[allow(missing_docs, reason = "each message says what its fields are")]
 pub enum CheckpointError {
-    #[error("{file}: {source}")]
-    Io { file: String, source: io::Error },
+    #[error("{file}: {problem}")]
+    Io { file: String, problem: io::Error },
     #[error("{file}: not a safetensors file: {reason}")]
     Format { file: String, reason: String },
     #[error("{file}: not a checkpoint: metadata {key:?}: {reason}")]
     Metadata { file: String, key: &'static str, reason: String },
-    #[error("{file}: {source}")]
-    Graph { file: String, source: GraphError },
+    #[error("{file}: {problem}")]
+    Graph { file: String, problem: GraphError },
     #[error("{file}: tensor {tensor:?} of shape {expected:?} is missing")]
     Missing { file: String, tensor: String, expected: Vec<usize> },
     #[error("{file}: tensor {tensor:?} of shape {found:?} is not in the network")]
@@ -107,7 +107,7 @@ impl Checkpoint {
     /// Where the file cannot be read, or as [`from_bytes`](Checkpoint::from_bytes).
     pub fn read(path: &Path) -> Result<Self, CheckpointError> {
         let name = path.display().to_string();
-        let bytes = fs::read(path).map_err(|source| CheckpointError::Io { file: name.clone(), source })?;
+        let bytes = fs::read(path).map_err(|problem| CheckpointError::Io { file: name.clone(), problem })?;
         Self::from_bytes(&name, &bytes)
     }
 
@@ -185,7 +185,7 @@ impl Checkpoint {
     /// Whether the tensors are exactly the parameters of the graph.
     fn check(&self, file: &str) -> Result<(), CheckpointError> {
         let file = || file.to_owned();
-        let graph = self.unet.graph().map_err(|source| CheckpointError::Graph { file: file(), source })?;
+        let graph = self.unet.graph().map_err(|problem| CheckpointError::Graph { file: file(), problem })?;
         let mut extra: BTreeMap<&String, _> = self.tensors.iter().collect();
         for (tensor, expected) in parameters(&graph) {
             match extra.remove(&tensor) {
@@ -233,7 +233,7 @@ pub fn parameters(graph: &Graph) -> Vec<(String, Vec<usize>)> {
 /// Where the file cannot be read, is not such a file, or has a value that is not finite.
 pub fn read_tensors(path: &Path) -> Result<(Texts, Tensors), CheckpointError> {
     let name = path.display().to_string();
-    let bytes = fs::read(path).map_err(|source| CheckpointError::Io { file: name.clone(), source })?;
+    let bytes = fs::read(path).map_err(|problem| CheckpointError::Io { file: name.clone(), problem })?;
     decode(&name, &bytes)
 }
 
@@ -250,7 +250,7 @@ pub fn write_tensors(
 ) -> Result<(), CheckpointError> {
     let name = path.display().to_string();
     let bytes = encode(&name, texts, tensors, precision)?;
-    file::write(path, &bytes).map_err(|source| CheckpointError::Io { file: name, source })
+    file::write(path, &bytes).map_err(|problem| CheckpointError::Io { file: name, problem })
 }
 
 /// A header's JSON as this writer orders it; `safetensors::serialize` writes the metadata in the order of a hash map.

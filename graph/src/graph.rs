@@ -34,8 +34,8 @@ pub struct Node {
 #[non_exhaustive]
 #[allow(missing_docs, reason = "each message says what its fields are")]
 pub enum GraphError {
-    #[error("node {index} ({name}): {source}")]
-    Node { index: usize, name: String, source: OpError },
+    #[error("node {index} ({name}): {problem}")]
+    Node { index: usize, name: String, problem: OpError },
     #[error("node {index} ({name}): it reads node {input}, which is not before it")]
     Order { index: usize, name: String, input: usize },
     #[error("two nodes have the name {0}")]
@@ -69,7 +69,7 @@ impl Graph {
             }
             let inputs: Vec<Shape> = node.inputs.iter().map(|v| nodes[v.index()].shape).collect();
             let shape = node.op.output(&inputs);
-            nodes[index].shape = shape.map_err(|source| GraphError::Node { index, name: name(), source })?;
+            nodes[index].shape = shape.map_err(|problem| GraphError::Node { index, name: name(), problem })?;
         }
         let mut names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
         names.sort_unstable();
@@ -198,8 +198,8 @@ impl Builder {
         let name = if self.scope.is_empty() { name.to_owned() } else { format!("{}.{name}", self.scope) };
         let shapes: Vec<Shape> = inputs.iter().map(|&v| self.shape(v)).collect();
         // After a mistake the remaining nodes are still listed, with a shape that lets the walk go on.
-        let shape = op.output(&shapes).unwrap_or_else(|source| {
-            self.error.get_or_insert(GraphError::Node { index, name: name.clone(), source });
+        let shape = op.output(&shapes).unwrap_or_else(|problem| {
+            self.error.get_or_insert(GraphError::Node { index, name: name.clone(), problem });
             shapes.first().copied().unwrap_or(Shape::vector(1))
         });
         self.nodes.push(Node { name, op, inputs: inputs.to_vec(), shape });

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
@@ -25,7 +25,18 @@ use traflow_trainer::teacher::{self, TeacherConfig};
 use traflow_trainer::{data, initial, picture};
 
 #[derive(Parser)]
-#[command(version, about = "Trains rectified-flow teachers and distills one-step students from them.")]
+#[command(
+    version,
+    about = "Trains rectified-flow teachers and distills one-step students from them.",
+    after_help = "\
+Examples:
+  traflow plan --preset 16m
+  traflow teacher configs/fashion-teacher.toml --images train-images-idx3-ubyte.gz -o teacher.safetensors
+  traflow pairs teacher.safetensors --count 8192 -o pairs
+  traflow distill configs/fashion-student.toml --teacher teacher.safetensors --pairs pairs -o student.safetensors
+  traflow sample student.safetensors -o grid.png
+  traflow eval student.safetensors --features models/fashion-features.safetensors --steps 1,2,4"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -151,9 +162,9 @@ struct SampleArgs {
 
 /// Judges a checkpoint, or pairs, by the Fréchet distance on a classifier's features.
 #[derive(Args)]
-#[group(id = "judged", required = true, multiple = true, args = ["checkpoint", "pairs"])]
 struct EvalArgs {
     /// Checkpoint of a teacher or a student.
+    #[arg(required_unless_present = "pairs")]
     checkpoint: Option<PathBuf>,
     /// Folder of pairs, whose pictures are a teacher's at many steps.
     #[arg(long)]
@@ -184,9 +195,9 @@ struct EvalArgs {
 
 /// Prints the sizes of a network before it is trained.
 #[derive(Args)]
-#[group(id = "network", required = true, multiple = false, args = ["preset", "config"])]
 struct PlanArgs {
     /// Configuration of a teacher.
+    #[arg(required_unless_present = "preset", conflicts_with = "preset")]
     config: Option<PathBuf>,
     /// Network of the paper: 3m, 7m, 16m, 28m, 1-rf, edm-cifar or edm-ffhq.
     #[arg(long)]
@@ -404,7 +415,11 @@ impl TrainingArgs {
 
 fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-    toml::from_str(&text).with_context(|| format!("reading {}", path.display()))
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        // The error's own display is a drawing of several lines.
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        anyhow!("{}:{line}: {}", path.display(), error.message())
+    })
 }
 
 /// A progress bar on stderr.

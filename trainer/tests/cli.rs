@@ -1,0 +1,187 @@
+//! What `traflow` says of bad input: one line that names the file and the reason, exit code 1, or 2 for usage.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use std::io::Write;
+
+fn traflow(folder: &Path, arguments: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_traflow"))
+        .current_dir(folder)
+        .args(arguments.split_whitespace())
+        .output()
+        .unwrap()
+}
+
+/// The one line of an error, which ends the program with this code.
+#[track_caller]
+fn error(folder: &Path, arguments: &str) -> String {
+    let output = traflow(folder, arguments);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{arguments}: {text}");
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(lines.len(), 1, "{arguments}: {text}");
+    assert!(!text.contains("panicked"), "{text}");
+    lines[0].to_owned()
+}
+
+/// Nine pictures of 8×8.
+fn idx() -> Vec<u8> {
+    let mut bytes = vec![0, 0, 8, 3, 0, 0, 0, 9, 0, 0, 0, 8, 0, 0, 0, 8];
+    bytes.extend((0..9 * 64).map(|i| (i * 7) as u8));
+    bytes
+}
+
+const TEACHER: &str = "seed = 1\nsteps = 2\nbatch = 2\n[network]\narchitecture = \"ddpmpp\"\nimage = [1, 8, 8]\n\
+    base = 4\nmult = [1]\nblocks = 1\n[optimiser]\nlearning_rate = 1e-3\n";
+const STUDENT: &str =
+    "seed = 1\nbatch = 2\n[optimiser]\nlearning_rate = 1e-3\n[[stage]]\nsteps = 1\noutput = 1.0\n";
+
+/// A folder with a teacher and its pairs.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::write(at.join("images"), idx()).unwrap();
+    fs::write(at.join("teacher.toml"), TEACHER).unwrap();
+    fs::write(at.join("student.toml"), STUDENT).unwrap();
+    for command in [
+        "teacher teacher.toml --images images -o teacher.safetensors",
+        "pairs teacher.safetensors --count 3 --steps 1 -o pairs",
+    ] {
+        let output = traflow(at, command);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    folder
+}
+
+#[test]
+fn the_stages_follow_each_other() {
+    let folder = folder();
+    let at = folder.path();
+    for command in [
+        "distill student.toml --teacher teacher.safetensors --pairs pairs --fp16 -o student.safetensors",
+        "sample student.safetensors --count 5 --steps 2 -o new/grid.png",
+        "sample teacher.safetensors --count 2 --steps 2 --solver rk45 -o teacher.png",
+        "plan teacher.toml",
+    ] {
+        let output = traflow(at, command);
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!output.stdout.is_empty(), "{command} says nothing");
+    }
+    assert!(at.join("new/grid.png").exists() && at.join("runs/student/log.jsonl").exists());
+}
+
+#[test]
+fn data_that_are_damaged_are_named() {
+    let folder = folder();
+    let at = folder.path();
+    let train = "teacher teacher.toml --images broken --run other -o other.safetensors";
+    let mut magic = idx();
+    magic[3] = 1;
+    let mut length = idx();
+    length.pop();
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(&idx()).unwrap();
+    let mut gzip = gzip.finish().unwrap();
+    gzip.truncate(gzip.len() - 9);
+    for (bytes, reason) in [(magic, "magic"), (length, "576"), (gzip, ""), (Vec::new(), "")] {
+        fs::write(at.join("broken"), bytes).unwrap();
+        let line = error(at, train);
+        assert!(line.contains("broken") && line.contains(reason), "{line}");
+    }
+    assert!(error(at, &train.replace("broken", "missing")).contains("missing"));
+    assert!(!at.join("other.safetensors").exists());
+}
+
+#[test]
+fn configurations_that_are_wrong_are_named() {
+    let folder = folder();
+    let at = folder.path();
+    for (name, text, reason) in [
+        ("unknown.toml", TEACHER.replace("steps = 2", "steps = 2\nstep = 3"), "step"),
+        ("type.toml", TEACHER.replace("batch = 2", "batch = \"two\""), "two"),
+        ("groups.toml", TEACHER.replace("base = 4", "base = 5"), "at least 4, not 5"),
+        ("size.toml", TEACHER.replace("[1, 8, 8]", "[1, 6, 6]"), "1×6×6"),
+        ("batch.toml", TEACHER.replace("batch = 2", "batch = 0"), "batch is 0"),
+    ] {
+        fs::write(at.join(name), &text).unwrap();
+        let line = error(at, &format!("teacher {name} --images images --run {name}.run -o x.safetensors"));
+        assert!(line.contains(reason), "{name}: {line}");
+    }
+    fs::write(at.join("weights.toml"), STUDENT.replace("output = 1.0", "output = -1.0")).unwrap();
+    let distill = "distill weights.toml --teacher teacher.safetensors --pairs pairs -o x.safetensors";
+    assert!(error(at, distill).contains("stage 1"), "{}", error(at, distill));
+}
+
+#[test]
+fn checkpoints_and_pairs_of_something_else_are_named() {
+    let folder = folder();
+    let at = folder.path();
+    let distill = "distill student.toml --teacher teacher.safetensors --pairs pairs -o student.safetensors";
+    assert!(traflow(at, distill).status.success());
+    let line = error(at, "pairs student.safetensors -o other");
+    assert!(line.contains("student.safetensors: it is a student"), "{line}");
+
+    // A network of another size.
+    let wide = STUDENT.to_owned()
+        + "[network]\narchitecture = \"ddpmpp\"\nimage = [1, 8, 8]\nbase = 8\nmult = [1]\nblocks = 1\n\
+           s_conditioning = \"tied-mean\"\n";
+    fs::write(at.join("wide.toml"), wide).unwrap();
+    let line = error(at, "distill wide.toml --teacher teacher.safetensors --pairs pairs -o wide.safetensors");
+    assert!(line.contains("map_layer0.weight"), "{line}");
+
+    // Another teacher than that of the pairs.
+    fs::write(at.join("second.toml"), TEACHER.replace("seed = 1", "seed = 2")).unwrap();
+    assert!(traflow(at, "teacher second.toml --images images -o second.safetensors").status.success());
+    let line = error(at, &distill.replace("--teacher teacher.", "--run r --teacher second."));
+    assert!(line.contains("pairs: the pairs are of another teacher"), "{line}");
+
+    let mut bytes = fs::read(at.join("teacher.safetensors")).unwrap();
+    bytes.truncate(bytes.len() / 2);
+    fs::write(at.join("cut.safetensors"), bytes).unwrap();
+    assert!(error(at, "sample cut.safetensors -o x.png").contains("cut.safetensors"));
+    assert!(error(at, "sample missing.safetensors -o x.png").contains("missing.safetensors"));
+    let line = error(at, "eval teacher.safetensors --features missing");
+    assert!(line.contains("missing: there is no classifier"), "{line}");
+}
+
+#[test]
+fn devices_that_are_missing_are_errors() {
+    let folder = folder();
+    let line = error(folder.path(), "sample teacher.safetensors -o x.png --device cuda");
+    assert!(line.contains("cuda"), "{line}");
+    assert_eq!(traflow(folder.path(), "sample teacher.safetensors -o x.png --device tpu").status.code(), Some(2));
+    assert_eq!(traflow(folder.path(), "sample").status.code(), Some(2));
+    assert_eq!(traflow(folder.path(), "sample teacher.safetensors -o x.png --count 0").status.code(), Some(2));
+    assert_eq!(traflow(folder.path(), "plan").status.code(), Some(2));
+}
+
+/// A file may grow to 2 KB only: to the programs the disk is full.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_earlier_files_whole() {
+    let folder = folder();
+    let at = folder.path();
+    fs::write(at.join("grid.png"), b"the earlier picture").unwrap();
+    let teacher = fs::read(at.join("teacher.safetensors")).unwrap();
+    let program = env!("CARGO_BIN_EXE_traflow");
+    for (arguments, file) in [
+        ("sample teacher.safetensors --count 64 --steps 1 -o grid.png", "grid.png"),
+        ("teacher teacher.toml --images images --run full -o teacher.safetensors", "full"),
+    ] {
+        // The signal is ignored, so that a write fails as it does where there is no space.
+        let script = format!("trap '' XFSZ; ulimit -f 2; exec {program} {arguments}");
+        let output = Command::new("bash").args(["-c", &script]).current_dir(at).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("error: ") && text.contains(file), "{text}");
+    }
+    assert_eq!(fs::read(at.join("grid.png")).unwrap(), b"the earlier picture");
+    assert_eq!(fs::read(at.join("teacher.safetensors")).unwrap(), teacher);
+    let left: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with(".tmp")), "{left:?}");
+}

@@ -1,0 +1,162 @@
+//! A training that is interrupted and resumed gives the weights of one that is not.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use serde_json::Map;
+use traflow_graph::checkpoint::{Checkpoint, Role, Tensors};
+use traflow_graph::op::Shape;
+use traflow_graph::unet::{Architecture, SConditioning, Unet};
+use traflow_trainer::data::Images;
+use traflow_trainer::distill::{self, DistillConfig};
+use traflow_trainer::pairs::{self, Pairs, Recipe};
+use traflow_trainer::run::{Progress, Run};
+use traflow_trainer::sample::Sampler;
+use traflow_trainer::solver::Solver;
+use traflow_trainer::teacher::{self, TeacherConfig};
+use traflow_trainer::initial;
+
+const SHAPE: Shape = Shape::new(1, 8, 8);
+
+fn unet() -> Unet {
+    Unet {
+        architecture: Architecture::Ddpmpp,
+        image: [1, 8, 8],
+        base: 8,
+        mult: vec![1, 2],
+        blocks: 1,
+        attention: vec![4],
+        augment_labels: 0,
+        s_conditioning: SConditioning::None,
+    }
+}
+
+fn images() -> Images {
+    let pixels = (0..40 * 64u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    Images { channels: 1, height: 8, width: 8, pixels }
+}
+
+/// Trains in a folder; `panic_at` interrupts after that step, as a lost process does.
+fn in_folder(
+    folder: &Path,
+    config: &impl serde::Serialize,
+    intervals: &traflow_trainer::run::Intervals,
+    panic_at: Option<usize>,
+    mut train: impl FnMut(&Run, &mut dyn FnMut(&Progress)) -> anyhow::Result<traflow_trainer::network::Network>,
+) -> Option<Tensors> {
+    let run = Run::open(folder, config, intervals.clone(), true).unwrap();
+    let mut interrupted = false;
+    let mut progress = |progress: &Progress| {
+        if Some(progress.step) == panic_at {
+            interrupted = true;
+            panic!("interrupted");
+        }
+    };
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| train(&run, &mut progress)));
+    assert_eq!(result.is_err(), interrupted);
+    result.ok().map(|network| network.unwrap().tensors().unwrap())
+}
+
+fn lines(folder: &Path) -> Vec<String> {
+    let log = std::fs::read_to_string(folder.join("log.jsonl")).unwrap();
+    log.lines().map(str::to_owned).collect()
+}
+
+/// Runs a training whole, and cut after step 5 with states every 2 steps, and compares weights and logs.
+fn resumed_is_whole(
+    config: &impl serde::Serialize,
+    intervals: &traflow_trainer::run::Intervals,
+    mut train: impl FnMut(&Run, &mut dyn FnMut(&Progress)) -> anyhow::Result<traflow_trainer::network::Network>,
+) {
+    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = in_folder(whole.path(), config, intervals, None, &mut train).unwrap();
+    assert!(in_folder(cut.path(), config, intervals, Some(5), &mut train).is_none());
+    let found = in_folder(cut.path(), config, intervals, None, &mut train).unwrap();
+    assert!(expected == found, "the weights differ");
+    assert_eq!(lines(whole.path()), lines(cut.path()));
+    assert_eq!(lines(whole.path()).len(), 8);
+    assert!(whole.path().join("samples-000008.png").exists());
+}
+
+#[test]
+fn a_resumed_teacher_is_the_teacher() {
+    let config: TeacherConfig = toml::from_str(&format!(
+        "seed = 3\nsteps = 8\nbatch = 5\ntime = \"u-shaped\"\n[network]\n{}\n[optimiser]\nlearning_rate = 1e-3\n\
+         warmup_steps = 3\ndecay = \"cosine\"\n[intervals]\nstate_steps = 2\nsample_steps = 0",
+        toml::to_string(&unet()).unwrap()
+    ))
+    .unwrap();
+    let (images, device) = (images(), Device::flex());
+    resumed_is_whole(&config, &config.intervals, |run, progress| {
+        teacher::train(&config, &images, run, &device, progress)
+    });
+}
+
+/// A teacher with random weights and pairs of it.
+fn teacher_and_pairs() -> (Checkpoint, Pairs) {
+    let device = Device::flex();
+    let network = initial::random(unet().graph().unwrap(), 5, &device);
+    let folder = tempfile::tempdir().unwrap();
+    let sampler = Sampler::Ode(Solver::Euler, 2);
+    let recipe =
+        Recipe { teacher: "t".into(), sampler: "euler".into(), first_seed: u64::MAX - 3, shape: SHAPE };
+    pairs::generate(folder.path(), &network, sampler, &recipe, 20, &mut |_| ()).unwrap();
+    let checkpoint = Checkpoint {
+        unet: unet(),
+        role: Role::Teacher,
+        provenance: Map::new(),
+        tensors: network.tensors().unwrap(),
+    };
+    (checkpoint, pairs::read(folder.path(), SHAPE).unwrap())
+}
+
+#[test]
+fn a_resumed_student_is_the_student() {
+    let config: DistillConfig = toml::from_str(
+        "seed = 4\nbatch = 3\n[optimiser]\nlearning_rate = 1e-3\n[intervals]\nstate_steps = 2\nsample_steps = 0\n\
+         [[stage]]\nsteps = 3\nconsistency = 1.0\nmidpoint = \"teacher\"\n\
+         [[stage]]\nsteps = 5\noutput = 1.0\nvelocity = 1.0\nconsistency = 1.0",
+    )
+    .unwrap();
+    let (teacher, pairs) = teacher_and_pairs();
+    let device = Device::flex();
+    resumed_is_whole(&config, &config.intervals, |run, progress| {
+        distill::train(&config, &teacher, &pairs, run, &device, progress)
+    });
+}
+
+#[test]
+fn an_untrained_student_is_its_teacher_where_s_is_t() {
+    use traflow_trainer::flow;
+    let (teacher, _) = teacher_and_pairs();
+    let device = Device::flex();
+    let student = Unet { s_conditioning: SConditioning::TiedMean, ..unet() };
+    let student = initial::from_teacher(student.graph().unwrap(), &teacher, &device).unwrap();
+    let teacher = initial::from_checkpoint(&teacher, &device).unwrap();
+    let x = flow::seeded_noise(&[1, 2, 3], SHAPE, &device);
+    let times = flow::times(0.3, 0.3, 3, &device);
+    let difference = (student.forward(x.clone(), &times) - teacher.forward(x, &times)).abs();
+    assert!(difference.max().into_scalar::<f32>() < 1e-9);
+}
+
+#[test]
+fn a_run_is_not_overwritten_by_mistake() {
+    let (folder, images) = (tempfile::tempdir().unwrap(), images());
+    let config: TeacherConfig = toml::from_str(&format!(
+        "seed = 3\nsteps = 2\nbatch = 2\n[network]\n{}\n[optimiser]\nlearning_rate = 1e-3",
+        toml::to_string(&unet()).unwrap()
+    ))
+    .unwrap();
+    let run = Run::open(folder.path(), &config, config.intervals.clone(), false).unwrap();
+    teacher::train(&config, &images, &run, &Device::flex(), &mut |_| ()).unwrap();
+    let Err(again) = Run::open(folder.path(), &config, config.intervals.clone(), false) else {
+        panic!("a run was overwritten")
+    };
+    assert!(again.to_string().contains("--resume"), "{again}");
+    let other = TeacherConfig { seed: 4, ..config };
+    let Err(other) = Run::open(folder.path(), &other, other.intervals.clone(), true) else {
+        panic!("another run was resumed")
+    };
+    assert!(other.to_string().ends_with("another configuration"), "{other}");
+}

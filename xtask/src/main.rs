@@ -1,0 +1,81 @@
+//! Commands that call the project's programs one after the other; they compute nothing themselves.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+
+mod quickstart;
+mod smoke;
+
+#[derive(Parser)]
+#[command(about = "Commands that call the project's programs one after the other.")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Distills a student from the committed teacher, exports it, runs it, and judges all of them.
+    Quickstart,
+    /// Goes the whole way in a minute, with networks too small to be any good.
+    Smoke,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().task {
+        Task::Quickstart => quickstart::run(),
+        Task::Smoke => smoke::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The project's programs, built in the profile of this one.
+struct Programs {
+    folder: PathBuf,
+}
+
+impl Programs {
+    /// Builds the programs.
+    fn build() -> Result<Self> {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(root()).arg("build").arg("--bins");
+        cargo.args(["--package", "traflow-trainer", "--package", "traflow-export", "--package", "traflow-runtime"]);
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
+        }
+        let status = cargo.status().context("calling cargo")?;
+        ensure!(status.success(), "cargo build failed");
+        let program = std::env::current_exe().context("looking for the programs")?;
+        Ok(Self { folder: program.parent().context("looking for the programs")?.to_owned() })
+    }
+
+    /// Calls a program in the project's folder with its progress visible, and returns what it printed.
+    fn call(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        eprintln!("\n$ {program} {}", arguments.join(" "));
+        let start = Instant::now();
+        let mut command = Command::new(self.folder.join(program));
+        command.current_dir(root()).args(arguments).stdout(Stdio::piped());
+        let output = command.spawn().and_then(|child| child.wait_with_output());
+        let output = output.with_context(|| format!("calling {program}"))?;
+        ensure!(output.status.success(), "{program} failed ({})", output.status);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        eprint!("{text}");
+        eprintln!("({:.1} s)", start.elapsed().as_secs_f64());
+        Ok(text)
+    }
+}
+
+/// The project's folder.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}

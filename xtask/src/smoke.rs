@@ -1,0 +1,49 @@
+//! The whole way in a minute: data set, teacher, pairs, student, model file, pictures, judgement.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::{Programs, root};
+
+const IMAGES: &str = "data/fashion-mnist/t10k-images-idx3-ubyte.gz";
+
+/// Runs every stage on a tiny network and checks that each left what the next one needs.
+pub(crate) fn run() -> Result<()> {
+    let programs = Programs::build()?;
+    let folder = root().join("runs/smoke");
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+    }
+    let traflow = |arguments: &str| programs.call("traflow", &arguments.split(' ').collect::<Vec<_>>());
+    traflow("plan configs/smoke-teacher.toml")?;
+    traflow(&format!(
+        "teacher configs/smoke-teacher.toml --images {IMAGES} -o runs/smoke/teacher.safetensors --run runs/smoke/teacher"
+    ))?;
+    traflow("pairs runs/smoke/teacher.safetensors --count 96 --steps 2 -o runs/smoke/pairs")?;
+    traflow(
+        "distill configs/smoke-student.toml --teacher runs/smoke/teacher.safetensors --pairs runs/smoke/pairs \
+         -o runs/smoke/student.safetensors --run runs/smoke/student",
+    )?;
+    traflow("sample runs/smoke/student.safetensors --count 4 --steps 2 -o runs/smoke/burn.png")?;
+    let judged = traflow(
+        "eval runs/smoke/student.safetensors --features models/fashion-features.safetensors --count 128 --json",
+    )?;
+    let judged: Value = serde_json::from_str(&judged).context("the report of traflow eval")?;
+    ensure!(judged["judgements"][0]["distance"].as_f64().is_some_and(|d| d > 0.0), "no distance was measured");
+    for precision in ["f32", "fp16"] {
+        let model = format!("runs/smoke/student-{precision}.traflow");
+        let flag = format!("--{precision}");
+        let export = ["runs/smoke/student.safetensors", &flag, "--steps", "1,2", "-o", &model];
+        programs.call("traflow-export", &export)?;
+        let picture = format!("runs/smoke/{precision}.png");
+        programs.call("traflow-run", &[&model, "--count", "4", "--steps", "2", "-o", &picture])?;
+    }
+    // The same seeds and steps, by Burn and by the runtime: the pixels may differ by rounding alone.
+    for file in ["burn.png", "f32.png", "fp16.png"] {
+        ensure!(folder.join(file).metadata().is_ok_and(|found| found.len() > 500), "{file}: no picture");
+    }
+    eprintln!("\nsmoke: every stage ran");
+    Ok(())
+}
