@@ -236,14 +236,25 @@ fn group_norm(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, groups: 
     if activate { silu(y) } else { y }
 }
 
+/// `[w, 2 w]`, with ones where a column of a row comes from. Along a row, resampling is a product with it: devices have
+/// fast products, and slow copies of every second number.
+fn doubling(w: usize, device: &Device) -> Tensor<2> {
+    let ones = (0..w * 2 * w).map(|i| f32::from(u8::from(i % (2 * w) / 2 == i / (2 * w))));
+    Tensor::from_data(TensorData::new(ones.collect::<Vec<f32>>(), [w, 2 * w]), device)
+}
+
 fn downsample(x: Tensor<4>) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
-    x.reshape([n, c, h / 2, 2, w / 2, 2]).mean_dim(5).mean_dim(3).reshape([n, c, h / 2, w / 2])
+    let halving = doubling(w / 2, &x.device()).transpose() * 0.25;
+    let pairs = x.reshape([n * c * h / 2, 2, w]).sum_dim(1).reshape([n * c * h / 2, w]);
+    pairs.matmul(halving).reshape([n, c, h / 2, w / 2])
 }
 
 fn upsample(x: Tensor<4>) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
-    x.reshape([n, c, h, 1, w, 1]).expand([n, c, h, 2, w, 2]).reshape([n, c, 2 * h, 2 * w])
+    let doubling = doubling(w, &x.device());
+    let rows = x.reshape([n * c * h, w]).matmul(doubling).reshape([n * c * h, 1, 2 * w]);
+    Tensor::cat(vec![rows.clone(), rows], 1).reshape([n, c, 2 * h, 2 * w])
 }
 
 /// softmax(qᵀk / √d) v for each head, over the pixels.
