@@ -69,7 +69,8 @@ impl Graph {
             }
             let inputs: Vec<Shape> = node.inputs.iter().map(|v| nodes[v.index()].shape).collect();
             let shape = node.op.output(&inputs);
-            nodes[index].shape = shape.map_err(|problem| GraphError::Node { index, name: name(), problem })?;
+            nodes[index].shape =
+                shape.map_err(|problem| GraphError::Node { index, name: name(), problem })?;
         }
         let mut names: Vec<&str> = nodes.iter().map(|node| node.name.as_str()).collect();
         names.sort_unstable();

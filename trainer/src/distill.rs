@@ -133,13 +133,23 @@ pub fn train(
             "stage {}: a weight is negative, or all are 0",
             index + 1
         );
+        ensure!(
+            index > 0 || stage.midpoint == Midpoint::Teacher || stage.output + stage.velocity > 0.0,
+            "stage 1: consistency with the student itself alone is degenerate, the identity has no loss; \
+             set midpoint = \"teacher\" or add another loss"
+        );
     }
     let unet = config.student(&teacher.unet);
     ensure!(
         unet.s_conditioning != SConditioning::None,
         "the student's network is not told of s: set s_conditioning"
     );
-    ensure!(unet.image() == pairs.shape, "the pairs are {}, the network's pictures {}", pairs.shape, unet.image());
+    ensure!(
+        unet.image() == pairs.shape,
+        "the pairs are {}, the network's pictures {}",
+        pairs.shape,
+        unet.image()
+    );
     let start = match config.initial {
         Initial::Teacher => initial::from_teacher(unet.graph()?, teacher, device)?,
         Initial::Random => initial::random(unet.graph()?, config.seed, device),
@@ -152,7 +162,8 @@ pub fn train(
         let (x1, x0) = pairs.batch(&dice.pictures(pairs.len()), device);
         Ok(stage.losses(student, &teacher, x1, x0, &dice, &training))
     };
-    let sample = |network: &Network, path: &Path| teacher::preview(network, pairs.shape, Sampler::Map(1), path);
+    let sample =
+        |network: &Network, path: &Path| teacher::preview(network, pairs.shape, Sampler::Map(1), path);
     run.train(&config.optimiser, config.steps(), start, losses, sample, progress)
 }
 

@@ -15,7 +15,7 @@ use traflow_graph::checkpoint::{self, Precision, Texts};
 use traflow_graph::graph::{Builder, Graph};
 use traflow_graph::op::{Op, Shape};
 
-use crate::data::Images;
+use crate::data::{self, Images};
 use crate::flow::{self, Dice};
 use crate::initial;
 use crate::metrics::frechet::{self, Statistics};
@@ -137,7 +137,7 @@ impl Features {
         let (test_features, accuracy) = judge(&network, test, device)?;
         ensure!(
             accuracy >= MIN_ACCURACY,
-            "the classifier is right on {:.1} % of the test pictures, not {:.0} %: it needs more training pictures",
+            "the classifier is right on {:.1} % of the test pictures; below {:.0} % it cannot judge",
             100.0 * accuracy,
             100.0 * MIN_ACCURACY
         );
@@ -170,10 +170,12 @@ impl Features {
         let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         let (texts, mut tensors) = checkpoint::read_tensors(path)?;
         let text = |key: &str| texts.get(key).with_context(|| format!("no {key} in its metadata"));
-        let mut read = || -> Result<Self> {
+        let read = || -> Result<Self> {
             ensure!(text("format")? == "traflow-features", "its format is another");
             let sizes: Vec<u16> = text("shape")?.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-            let &[channels, height, width] = &sizes[..] else { anyhow::bail!("its shape is not three sizes") };
+            let &[channels, height, width] = &sizes[..] else {
+                anyhow::bail!("its shape is not three sizes")
+            };
             let mut take = |name: &str, length: usize| -> Result<Vec<f32>> {
                 let (_, values) = tensors.remove(name).with_context(|| format!("no tensor {name}"))?;
                 ensure!(values.len() == length, "tensor {name} has {} values, not {length}", values.len());
@@ -186,9 +188,8 @@ impl Features {
                 covariance: DMatrix::from_iterator(d, d, f64s(take("reference.covariance", d * d)?)),
             };
             let graph = graph(Shape::new(channels, height, width), text("classes")?.parse()?)?;
-            let network = Network::new(graph, device, |name, dimensions| {
-                take(name, dimensions.iter().product())
-            })?;
+            let network =
+                Network::new(graph, device, |name, dimensions| take(name, dimensions.iter().product()))?;
             let (accuracy, floor) = (text("accuracy")?.parse()?, text("floor")?.parse()?);
             Ok(Self { network, digest, accuracy, reference, floor })
         };
@@ -205,7 +206,8 @@ impl Features {
         format!("FD-{}", &self.digest[..8])
     }
 
-    /// Fréchet distance of pictures `[n, c, h, w]` to the training pictures.
+    /// Fréchet distance of pictures `[n, c, h, w]` to the training pictures; they are rounded to the 256 levels that the
+    /// training pictures have.
     ///
     /// # Errors
     /// Where there are too few pictures, or they are not finite numbers.
@@ -215,7 +217,8 @@ impl Features {
         let mut features = Vec::new();
         for pictures in pictures.chunks(shape.elements() * BATCH) {
             let n = pictures.len() / shape.elements();
-            let x = flow::pictures(pictures.to_vec(), n, shape, &device);
+            let pictures = data::from_pixels(&data::to_pixels(pictures));
+            let x = flow::pictures(pictures, n, shape, &device);
             features.extend(forward(&self.network, x).0.try_into_vec_as::<f32>()?);
         }
         Ok(frechet::distance(&self.reference, &Statistics::new(&features, CHANNELS[2].into())?))

@@ -95,7 +95,8 @@ mod tests {
             let name = format!("{closed}.weight");
             assert!((1e-9..1e-4).contains(&largest(&name)), "{name}: {}", largest(&name));
         }
-        for open in ["enc.8x8_conv", "enc.8x8_block0.conv0", "map_layer0", "to.map_layer0", "dec.4x4_in0.qkv"] {
+        for open in ["enc.8x8_conv", "enc.8x8_block0.conv0", "map_layer0", "to.map_layer0", "dec.4x4_in0.qkv"]
+        {
             let name = format!("{open}.weight");
             assert!(largest(&name) > 0.05, "{name}: {}", largest(&name));
         }

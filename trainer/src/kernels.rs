@@ -24,8 +24,11 @@ use group_norm::GroupNorm;
 pub trait Kernels: Backend {
     /// `x: [n, c, h, w]`, `weight: [out, c, k, k]` with k = 1 or 3, `bias: [out]`; stride 1, zero padding that keeps
     /// the size.
-    fn conv2d_same(x: FloatTensor<Self>, weight: FloatTensor<Self>, bias: FloatTensor<Self>)
-    -> FloatTensor<Self>;
+    fn conv2d_same(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
 
     /// Gradients for x, weight and bias.
     fn conv2d_same_backward(
@@ -141,14 +144,8 @@ impl Kernels for Flex {
         silu: bool,
     ) -> Primitive {
         let (x, weight, bias) = (contiguous(x), contiguous(weight), contiguous(bias));
-        let norm = GroupNorm {
-            shape: dims4(&x),
-            groups,
-            epsilon,
-            silu,
-            weight: slice(&weight),
-            bias: slice(&bias),
-        };
+        let norm =
+            GroupNorm { shape: dims4(&x), groups, epsilon, silu, weight: slice(&weight), bias: slice(&bias) };
         tensor(norm.forward(slice(&x)), x.shape())
     }
 
@@ -163,14 +160,8 @@ impl Kernels for Flex {
     ) -> (Primitive, Primitive, Primitive) {
         let (x, weight, bias) = (contiguous(x), contiguous(weight), contiguous(bias));
         let gradient = contiguous(gradient);
-        let norm = GroupNorm {
-            shape: dims4(&x),
-            groups,
-            epsilon,
-            silu,
-            weight: slice(&weight),
-            bias: slice(&bias),
-        };
+        let norm =
+            GroupNorm { shape: dims4(&x), groups, epsilon, silu, weight: slice(&weight), bias: slice(&bias) };
         let (dx, dw, db) = norm.backward(slice(&x), slice(&gradient));
         (tensor(dx, x.shape()), tensor(dw, weight.shape()), tensor(db, bias.shape()))
     }
@@ -231,15 +222,8 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
             fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
                 let gradient = grads.consume::<B>(&ops.node);
                 let [x, weight, bias] = ops.state;
-                let (dx, dw, db) = B::group_norm_backward(
-                    x,
-                    weight,
-                    bias,
-                    gradient,
-                    self.groups,
-                    self.epsilon,
-                    self.silu,
-                );
+                let (dx, dw, db) =
+                    B::group_norm_backward(x, weight, bias, gradient, self.groups, self.epsilon, self.silu);
                 for (parent, gradient) in ops.parents.into_iter().zip([dx, dw, db]) {
                     if let Some(node) = parent {
                         grads.register::<B>(node.id, gradient);
@@ -255,9 +239,7 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C> {
                 let state = [x.clone(), weight.clone(), bias.clone()];
                 prep.finish(state, B::group_norm(x, weight, bias, groups, epsilon, silu))
             }
-            OpsKind::UnTracked(prep) => {
-                prep.finish(B::group_norm(x, weight, bias, groups, epsilon, silu))
-            }
+            OpsKind::UnTracked(prep) => prep.finish(B::group_norm(x, weight, bias, groups, epsilon, silu)),
         }
     }
 }
@@ -323,9 +305,11 @@ mod tests {
 
     #[test]
     fn group_norm_is_what_burns_operations_give() {
-        for [n, c, h, w, groups] in [[1, 4, 1, 1, 1], [3, 16, 7, 7, 4], [2, 12, 5, 3, 3], [9, 32, 28, 28, 8]] {
+        for [n, c, h, w, groups] in [[1, 4, 1, 1, 1], [3, 16, 7, 7, 4], [2, 12, 5, 3, 3], [9, 32, 28, 28, 8]]
+        {
             for silu in [false, true] {
-                let (x, weight, bias) = (random(0, [n, c, h, w]) * 2.0 + 0.5, random(1, [c, 1, 1, 1]), random(2, [c]));
+                let (x, weight, bias) =
+                    (random(0, [n, c, h, w]) * 2.0 + 0.5, random(1, [c, 1, 1, 1]), random(2, [c]));
                 let x = x.detach().require_grad();
                 let ours = |x, weight, bias| group_norm(x, weight, bias, groups, 1e-5, silu);
                 let worst = agree(&x, &weight, &bias, ours, |x, weight, bias| {

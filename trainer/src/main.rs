@@ -440,7 +440,8 @@ impl Bar {
     }
 
     fn training(&self, progress: &Progress) {
-        let terms: Vec<String> = progress.terms.iter().map(|(name, loss)| format!("{name} {loss:.4}")).collect();
+        let terms: Vec<String> =
+            progress.terms.iter().map(|(name, loss)| format!("{name} {loss:.4}")).collect();
         self.0.set_message(terms.join(" "));
         self.set(progress.step);
     }

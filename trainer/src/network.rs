@@ -131,7 +131,8 @@ impl Network {
                     let index = input.index();
                     readers[index] -= 1;
                     // The last reader takes the tensor, so that it is freed, or reused, as early as possible.
-                    let value = if readers[index] == 0 { values[index].take() } else { values[index].clone() };
+                    let value =
+                        if readers[index] == 0 { values[index].take() } else { values[index].clone() };
                     value.expect("a graph's nodes read earlier nodes")
                 })
                 .collect();
@@ -184,8 +185,8 @@ impl Network {
     }
 }
 
-/// `sin(999 x f_i)`, then `cos(999 x f_i)`, with `f_i = 10000^(-i / (channels/2 - 1))`. The angles are computed on the
-/// CPU in f64: at 999 an f32 cosine is only good to 6e-5.
+/// `sin(999 x f_i)`, then `cos(999 x f_i)`, with `f_i = 10000^(-i / (channels/2 - 1))`. An angle is at most 999, which an
+/// f32 holds to 3e-5: so far the exporter, which computes it in f64, may differ.
 fn embedding(time: Tensor<4>, channels: usize) -> Tensor<4> {
     let half = channels / 2;
     let device = time.device();
@@ -216,7 +217,14 @@ fn convolution(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, kernel:
     conv2d(x, weight, bias, ConvOptions::new([1, 1], [padding, padding], [1, 1], 1))
 }
 
-fn group_norm(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, groups: usize, epsilon: f32, activate: bool) -> Tensor<4> {
+fn group_norm(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    groups: usize,
+    epsilon: f32,
+    activate: bool,
+) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
     if let Some(bias) = &bias
         && kernels::supported(&x.device())

@@ -82,8 +82,7 @@ pub fn generate(
             continue;
         }
         let seeds: Vec<u64> = (0..length).map(|index| recipe.seed(shard, index)).collect();
-        let images =
-            sample(network, sampler, &seeds, recipe.shape, &mut |done| progress(start + done))?;
+        let images = sample(network, sampler, &seeds, recipe.shape, &mut |done| progress(start + done))?;
         ensure!(
             images.iter().all(|x| x.is_finite()),
             "the teacher's pictures of seeds {} to {} are not finite numbers",
@@ -108,7 +107,8 @@ pub fn generate(
 /// Names the shard that is missing, damaged, out of order or of another recipe.
 pub fn read(folder: &Path, shape: Shape) -> Result<Pairs> {
     let first = path(folder, 0);
-    let (texts, _) = checkpoint::read_tensors(&first).with_context(|| format!("pairs {}", folder.display()))?;
+    let (texts, _) =
+        checkpoint::read_tensors(&first).with_context(|| format!("pairs {}", folder.display()))?;
     let text = |key: &str| {
         texts.get(key).cloned().with_context(|| format!("{}: no {key} in its metadata", first.display()))
     };
@@ -143,7 +143,13 @@ pub fn read(folder: &Path, shape: Shape) -> Result<Pairs> {
         "{}: the pictures have mean {mean:.3} and deviation {deviation:.3}, which pictures in [-1, 1] do not have",
         folder.display()
     );
-    Ok(Pairs { first_seed: recipe.first_seed, shape, images, teacher: recipe.teacher, sampler: recipe.sampler })
+    Ok(Pairs {
+        first_seed: recipe.first_seed,
+        shape,
+        images,
+        teacher: recipe.teacher,
+        sampler: recipe.sampler,
+    })
 }
 
 fn path(folder: &Path, shard: usize) -> PathBuf {

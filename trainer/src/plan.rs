@@ -52,10 +52,24 @@ impl fmt::Display for Sizes {
         writeln!(f, "image            {channels}×{height}×{width}")?;
         writeln!(f, "parameters       {parameters}")?;
         writeln!(f, "  s-conditioning {} more", self.s_conditioning)?;
-        writeln!(f, "  f32, f16, int8 {} KB, {} KB, {} KB", parameters / 250, parameters / 500, parameters / 1000)?;
+        writeln!(
+            f,
+            "  f32, f16, int8 {} KB, {} KB, {} KB",
+            parameters / 250,
+            parameters / 500,
+            parameters / 1000
+        )?;
         writeln!(f, "one evaluation   {:.3} GMAC", giga(self.macs))?;
-        writeln!(f, "  by the paper   {:.3} GMAC (attention not counted)", giga(self.macs_without_attention))?;
-        write!(f, "arena, f32       at most {} KB (before export fuses nodes)", self.arena_bytes.div_ceil(1000))
+        writeln!(
+            f,
+            "  by the paper   {:.3} GMAC (attention not counted)",
+            giga(self.macs_without_attention)
+        )?;
+        write!(
+            f,
+            "arena, f32       at most {} KB (before export fuses nodes)",
+            self.arena_bytes.div_ceil(1000)
+        )
     }
 }
 

@@ -52,11 +52,7 @@ pub fn train(
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Network> {
     let shape = config.network.image();
-    ensure!(
-        images.shape() == shape,
-        "the pictures are {}, the network's {shape}",
-        images.shape()
-    );
+    ensure!(images.shape() == shape, "the pictures are {}, the network's {shape}", images.shape());
     ensure!(config.batch > 0, "batch is 0");
     ensure!(
         config.network.s_conditioning == SConditioning::None,
@@ -70,7 +66,8 @@ pub fn train(
         let loss = rectified_flow(network, x0, &dice, config.time);
         Ok(vec![Term { name: "velocity", weight: 1.0, loss }])
     };
-    let sample = |network: &Network, path: &Path| preview(network, shape, Sampler::Ode(Solver::Heun, 12), path);
+    let sample =
+        |network: &Network, path: &Path| preview(network, shape, Sampler::Ode(Solver::Heun, 12), path);
     run.train(&config.optimiser, config.steps, start, losses, sample, progress)
 }
 

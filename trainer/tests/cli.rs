@@ -154,9 +154,15 @@ fn devices_that_are_missing_are_errors() {
     let folder = folder();
     let line = error(folder.path(), "sample teacher.safetensors -o x.png --device cuda");
     assert!(line.contains("cuda"), "{line}");
-    assert_eq!(traflow(folder.path(), "sample teacher.safetensors -o x.png --device tpu").status.code(), Some(2));
+    assert_eq!(
+        traflow(folder.path(), "sample teacher.safetensors -o x.png --device tpu").status.code(),
+        Some(2)
+    );
     assert_eq!(traflow(folder.path(), "sample").status.code(), Some(2));
-    assert_eq!(traflow(folder.path(), "sample teacher.safetensors -o x.png --count 0").status.code(), Some(2));
+    assert_eq!(
+        traflow(folder.path(), "sample teacher.safetensors -o x.png --count 0").status.code(),
+        Some(2)
+    );
     assert_eq!(traflow(folder.path(), "plan").status.code(), Some(2));
 }
 

@@ -48,8 +48,7 @@ fn an_interrupted_generation_goes_on() {
     let before = fs::metadata(&first).unwrap().modified().unwrap();
     make(&cut, count);
     assert_eq!(before, fs::metadata(&first).unwrap().modified().unwrap(), "a shard was made twice");
-    let (whole, cut) =
-        (pairs::read(whole.path(), SHAPE).unwrap(), pairs::read(cut.path(), SHAPE).unwrap());
+    let (whole, cut) = (pairs::read(whole.path(), SHAPE).unwrap(), pairs::read(cut.path(), SHAPE).unwrap());
     assert_eq!((cut.len(), cut.first_seed), (count, 9));
     assert!(whole.images == cut.images);
 }

@@ -10,12 +10,12 @@ use traflow_graph::op::Shape;
 use traflow_graph::unet::{Architecture, SConditioning, Unet};
 use traflow_trainer::data::Images;
 use traflow_trainer::distill::{self, DistillConfig};
+use traflow_trainer::initial;
 use traflow_trainer::pairs::{self, Pairs, Recipe};
 use traflow_trainer::run::{Progress, Run};
 use traflow_trainer::sample::Sampler;
 use traflow_trainer::solver::Solver;
 use traflow_trainer::teacher::{self, TeacherConfig};
-use traflow_trainer::initial;
 
 const SHAPE: Shape = Shape::new(1, 8, 8);
 

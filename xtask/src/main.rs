@@ -39,24 +39,38 @@ fn main() -> ExitCode {
     }
 }
 
-/// The project's programs, built in the profile of this one.
+/// The project's programs, beside this one.
 struct Programs {
     folder: PathBuf,
 }
 
 impl Programs {
-    /// Builds the programs.
+    /// Builds the programs for use.
     fn build() -> Result<Self> {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(root()).arg("build").arg("--bins");
-        cargo.args(["--package", "traflow-trainer", "--package", "traflow-export", "--package", "traflow-runtime"]);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
-        }
+        cargo.current_dir(root()).args(["build", "--release", "--bins"]);
+        cargo.args([
+            "--package",
+            "traflow-trainer",
+            "--package",
+            "traflow-export",
+            "--package",
+            "traflow-runtime",
+        ]);
         let status = cargo.status().context("calling cargo")?;
         ensure!(status.success(), "cargo build failed");
+        Self::find()
+    }
+
+    /// The programs that were built with this one.
+    fn find() -> Result<Self> {
         let program = std::env::current_exe().context("looking for the programs")?;
-        Ok(Self { folder: program.parent().context("looking for the programs")?.to_owned() })
+        let folder = program.parent().context("looking for the programs")?.to_owned();
+        for name in ["traflow", "traflow-export", "traflow-run"] {
+            let program = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
+            ensure!(program.exists(), "{}: build the workspace first", program.display());
+        }
+        Ok(Self { folder })
     }
 
     /// Calls a program in the project's folder with its progress visible, and returns what it printed.

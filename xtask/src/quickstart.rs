@@ -80,7 +80,10 @@ pub(crate) fn run() -> Result<()> {
         let exported = |precision: &str, model: &str| -> Result<Value> {
             let flag = format!("--{precision}");
             let report = ["--steps", &offered, "-o", model, "--json"];
-            parse(&programs.call("traflow-export", &[&[network.checkpoint.as_str(), &flag], &report[..]].concat())?)
+            parse(
+                &programs
+                    .call("traflow-export", &[&[network.checkpoint.as_str(), &flag], &report[..]].concat())?,
+            )
         };
         let f32_file = exported("f32", &network.model)?;
         let half = network.model.replace(".traflow", "-fp16.traflow");

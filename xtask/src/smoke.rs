@@ -11,7 +11,7 @@ const IMAGES: &str = "data/fashion-mnist/t10k-images-idx3-ubyte.gz";
 
 /// Runs every stage on a tiny network and checks that each left what the next one needs.
 pub(crate) fn run() -> Result<()> {
-    let programs = Programs::build()?;
+    let programs = Programs::find()?;
     let folder = root().join("runs/smoke");
     if folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
@@ -31,7 +31,10 @@ pub(crate) fn run() -> Result<()> {
         "eval runs/smoke/student.safetensors --features models/fashion-features.safetensors --count 128 --json",
     )?;
     let judged: Value = serde_json::from_str(&judged).context("the report of traflow eval")?;
-    ensure!(judged["judgements"][0]["distance"].as_f64().is_some_and(|d| d > 0.0), "no distance was measured");
+    ensure!(
+        judged["judgements"][0]["distance"].as_f64().is_some_and(|d| d > 0.0),
+        "no distance was measured"
+    );
     for precision in ["f32", "fp16"] {
         let model = format!("runs/smoke/student-{precision}.traflow");
         let flag = format!("--{precision}");

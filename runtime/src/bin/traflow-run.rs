@@ -1,7 +1,7 @@
 //! Makes pictures with a model file.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -138,17 +138,11 @@ impl Grid {
         }
     }
 
-    /// Writes a PNG beside the path and then renames it, so that there is never half a file.
+    /// Writes a PNG, as a whole or not at all.
     fn save(&self, path: &Path) -> Result<()> {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
         let color = if self.shape.channels == 1 { ExtendedColorType::L8 } else { ExtendedColorType::Rgb8 };
-        let mut out = BufWriter::new(&mut file);
-        let (width, height) = (self.width as u32, self.height as u32);
-        PngEncoder::new(&mut out).write_image(&self.bytes, width, height, color)?;
-        out.flush()?;
-        drop(out);
-        file.persist(path)?;
-        Ok(())
+        let mut png = Vec::new();
+        PngEncoder::new(&mut png).write_image(&self.bytes, self.width as u32, self.height as u32, color)?;
+        Ok(traflow_graph::file::write(path, &png)?)
     }
 }

@@ -251,7 +251,8 @@ impl WithSimd for Correlation<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { planes, offsets, gradient, weight, bias, length } = self;
         for (bias, gradient) in bias.iter_mut().zip(gradient.chunks_exact(length)) {
-            let sum = S::as_simd_f32s(gradient).0.iter().fold(simd.splat_f32s(0.0), |a, &b| simd.add_f32s(a, b));
+            let sum =
+                S::as_simd_f32s(gradient).0.iter().fold(simd.splat_f32s(0.0), |a, &b| simd.add_f32s(a, b));
             *bias += simd.reduce_sum_f32s(sum);
         }
         for (block, gradient) in gradient.chunks_exact(BLOCK * length).enumerate() {

@@ -67,7 +67,14 @@ impl GroupNorm<'_> {
             .zip(x.par_chunks(size).zip(gradient.par_chunks(size)))
             .enumerate()
             .for_each(|(index, ((dx, sums), (x, gradient)))| {
-                arch.dispatch(BackwardGroup { norm: self, group: index % self.groups, x, gradient, dx, sums });
+                arch.dispatch(BackwardGroup {
+                    norm: self,
+                    group: index % self.groups,
+                    x,
+                    gradient,
+                    dx,
+                    sums,
+                });
             });
         let (mut dw, mut db) = (vec![0.0; channels], vec![0.0; channels]);
         for sums in sums.chunks_exact(channels) {
@@ -82,7 +89,14 @@ impl GroupNorm<'_> {
     /// With x̂ = (x - mean)·scale, z = x̂·w + b and g the gradient at z:
     /// dx = scale·(w·g - mean(w·g) - x̂·mean(w·g·x̂)).
     #[inline(always)]
-    fn backward_group(&self, group: usize, x: &[f32], gradient: &[f32], dx: &mut [f32], sums: &mut [[f32; 2]]) {
+    fn backward_group(
+        &self,
+        group: usize,
+        x: &[f32],
+        gradient: &[f32],
+        dx: &mut [f32],
+        sums: &mut [[f32; 2]],
+    ) {
         let pixels = self.pixels();
         let (mean, scale) = statistics(x, self.epsilon);
         let first = group * self.depth();
@@ -100,8 +114,16 @@ impl GroupNorm<'_> {
             } else {
                 dx.copy_from_slice(gradient);
             }
-            let g = lane_sum(pixels, #[inline(always)] |i| dx[i]);
-            let gx = lane_sum(pixels, #[inline(always)] |i| dx[i] * (x[i] - mean) * scale);
+            let g = lane_sum(
+                pixels,
+                #[inline(always)]
+                |i| dx[i],
+            );
+            let gx = lane_sum(
+                pixels,
+                #[inline(always)]
+                |i| dx[i] * (x[i] - mean) * scale,
+            );
             *sums = [gx, g];
             sum_g += g * weight;
             sum_gx += gx * weight;
@@ -158,8 +180,16 @@ impl WithSimd for BackwardGroup<'_> {
 #[inline(always)]
 fn statistics(x: &[f32], epsilon: f32) -> (f32, f32) {
     let count = 1.0 / x.len() as f32;
-    let mean = lane_sum(x.len(), #[inline(always)] |i| x[i]) * count;
-    let variance = lane_sum(x.len(), #[inline(always)] |i| (x[i] - mean) * (x[i] - mean)) * count;
+    let mean = lane_sum(
+        x.len(),
+        #[inline(always)]
+        |i| x[i],
+    ) * count;
+    let variance = lane_sum(
+        x.len(),
+        #[inline(always)]
+        |i| (x[i] - mean) * (x[i] - mean),
+    ) * count;
     (mean, (variance + epsilon).sqrt().recip())
 }
 
