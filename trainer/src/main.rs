@@ -164,7 +164,7 @@ struct SampleArgs {
 #[derive(Args)]
 struct EvalArgs {
     /// Checkpoint of a teacher or a student.
-    #[arg(required_unless_present = "pairs")]
+    #[arg(required_unless_present_any = ["pairs", "dataset"])]
     checkpoint: Option<PathBuf>,
     /// Folder of pairs, whose pictures are a teacher's at many steps.
     #[arg(long)]
