@@ -14,6 +14,7 @@
 //! | [`checkpoint`] | trained weights, between the trainer and the exporter | `std` |
 #![no_std]
 #![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
 
 #[cfg(feature = "alloc")]
 extern crate no_std_compat as std;

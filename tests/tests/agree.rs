@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use traflow_export::{Options, export};
 use traflow_graph::checkpoint::Checkpoint;
 use traflow_graph::model::{Dtype, Model};
