@@ -182,6 +182,7 @@ mod tests {
         ((1.0 - t) * C).powi(2) + t * t
     }
 
+    #[allow(clippy::ptr_arg, reason = "the solver hands over its state")]
     fn velocity(x: &Vec<f64>, t: f64) -> Vec<f64> {
         let slope = (t - (1.0 - t) * C * C) / variance(t);
         x.iter().map(|x| -MU + slope * (x - (1.0 - t) * MU)).collect()
