@@ -1,4 +1,5 @@
 //! The engine against a naive interpreter, with arenas full of rubbish, and with hostile files.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use traflow_graph::graph::{Builder, Graph, Node};
 use traflow_graph::model::{Dtype, Moment};
