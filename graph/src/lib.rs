@@ -10,7 +10,7 @@
 //! | [`model`] | the checked, zero-copy view of a model file | – |
 //! | [`graph`], [`unet`] | building a network from its configuration | `alloc` |
 //! | [`plan`] | where each value lies in the arena | `alloc` |
-//! | [`write`] | the writer of model files | `alloc` |
+//! | [`mod@write`] | the writer of model files | `alloc` |
 //! | [`checkpoint`] | trained weights, between the trainer and the exporter | `std` |
 #![no_std]
 #![forbid(unsafe_code)]

@@ -65,7 +65,10 @@ pub struct Stage {
     /// Weight of the velocity loss, eq. 9 in its local form.
     #[serde(default)]
     pub velocity: f32,
-    /// Law of the times of the velocity loss.
+    /// Weight of the velocity loss in its form that is anchored at noise and integrated, eq. 9.
+    #[serde(default)]
+    pub anchored: f32,
+    /// Law of the times of the local velocity loss.
     #[serde(default)]
     pub time: TimeLaw,
     /// Weight of the consistency loss, eq. 10.
@@ -127,14 +130,16 @@ pub fn train(
     ensure!(config.batch > 0, "batch is 0");
     ensure!(config.steps() > 0, "the stages have no steps");
     for (index, stage) in config.stages.iter().enumerate() {
-        let weights = [stage.output, stage.velocity, stage.consistency];
+        let weights = [stage.output, stage.velocity, stage.anchored, stage.consistency];
         ensure!(
             weights.iter().all(|w| w.is_finite() && *w >= 0.0) && weights.iter().any(|w| *w > 0.0),
             "stage {}: a weight is negative, or all are 0",
             index + 1
         );
         ensure!(
-            index > 0 || stage.midpoint == Midpoint::Teacher || stage.output + stage.velocity > 0.0,
+            index > 0
+                || stage.midpoint == Midpoint::Teacher
+                || stage.output + stage.velocity + stage.anchored > 0.0,
             "stage 1: consistency with the student itself alone is degenerate, the identity has no loss; \
              set midpoint = \"teacher\" or add another loss"
         );
@@ -189,6 +194,9 @@ impl Stage {
         term("velocity", self.velocity, &mut || {
             velocity(student, tracked(&x1), tracked(&x0), dice.times(self.time, training))
         });
+        term("anchored", self.anchored, &mut || {
+            anchored(student, tracked(&x1), tracked(&x0), dice.targets(training))
+        });
         term("consistency", self.consistency, &mut || {
             let times = dice.spans(&x1.device());
             let x_t = flow::interpolate(x0.clone(), x1.clone(), times.t.clone());
@@ -208,6 +216,13 @@ fn output(student: &Network, x1: Tensor<4>, x0: Tensor<4>) -> Tensor<1> {
 fn velocity(student: &Network, x1: Tensor<4>, x0: Tensor<4>, t: Tensor<1>) -> Tensor<1> {
     let x_t = flow::interpolate(x0.clone(), x1.clone(), t.clone());
     (student.forward(x_t, &Times { t: t.clone(), s: t }) - (x1 - x0)).square().mean()
+}
+
+/// ‖g(x1, 1, s) - x̂0‖² = ‖x1 - u(x1, 1, s) - x̂0‖², s ~ U[0, 1): the way from noise to any s lies on the straight line
+/// to x̂0. Eq. 9 anchored at (x1, 1), integrated over s, so that it needs no derivative.
+fn anchored(student: &Network, x1: Tensor<4>, x0: Tensor<4>, s: Tensor<1>) -> Tensor<1> {
+    let u = student.forward(x1.clone(), &Times { t: s.ones_like(), s });
+    (x1 - u - x0).square().mean()
 }
 
 /// ‖G(x_t, t, s) - sg G(x_m, m, s)‖² / (t - s)², m = (t + s) / 2. Eq. 10.

@@ -93,10 +93,15 @@ impl Dice {
         vector(&times.collect::<Vec<_>>(), device)
     }
 
+    /// Target times s ~ U[0, 1) of steps from t = 1.
+    pub fn targets(&self, device: &Device) -> Tensor<1> {
+        vector(&self.uniform(Stream::To), device)
+    }
+
     /// Times t ~ U[1e-3, 1] and s = t U[0, 1) for consistency.
     pub fn spans(&self, device: &Device) -> Times {
         let t = self.times(TimeLaw::Uniform, device);
-        let s = t.clone() * vector(&self.uniform(Stream::To), device);
+        let s = t.clone() * self.targets(device);
         Times { t, s }
     }
 }

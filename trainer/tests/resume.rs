@@ -116,7 +116,7 @@ fn a_resumed_student_is_the_student() {
     let config: DistillConfig = toml::from_str(
         "seed = 4\nbatch = 3\n[optimiser]\nlearning_rate = 1e-3\n[intervals]\nstate_steps = 2\nsample_steps = 0\n\
          [[stage]]\nsteps = 3\nconsistency = 1.0\nmidpoint = \"teacher\"\n\
-         [[stage]]\nsteps = 5\noutput = 1.0\nvelocity = 1.0\nconsistency = 1.0",
+         [[stage]]\nsteps = 5\noutput = 1.0\nvelocity = 1.0\nanchored = 1.0\nconsistency = 1.0",
     )
     .unwrap();
     let (teacher, pairs) = teacher_and_pairs();
