@@ -102,3 +102,22 @@ fn wrong_usage_is_exit_code_2() {
     let last = "  traflow-export teacher.safetensors --fp16 --steps 100 -o teacher.traflow --json\n";
     assert!(code == Some(0) && help.ends_with(last), "{help}");
 }
+
+/// A file may grow to 2 KB only: to the program the disk is full.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_the_earlier_file_whole() {
+    let folder = folder();
+    fs::write(folder.path().join("earlier.traflow"), "whole").unwrap();
+    // The signal is ignored, so that a write fails as it does where there is no space.
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 2; exec {} student.safetensors --fp16 -o earlier.traflow",
+        env!("CARGO_BIN_EXE_traflow-export")
+    );
+    let output = Command::new("bash").args(["-c", &script]).current_dir(folder.path()).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("error: ") && text.contains("earlier.traflow"), "{text}");
+    assert_eq!(fs::read(folder.path().join("earlier.traflow")).unwrap(), b"whole");
+    assert_eq!(names(folder.path()), ["earlier.traflow", "half.safetensors", "student.safetensors"]);
+}

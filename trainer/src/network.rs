@@ -275,3 +275,81 @@ fn attention(qkv: Tensor<4>, heads: usize) -> Tensor<4> {
     let scores = q.transpose().matmul(k) * (depth as f32).sqrt().recip();
     v.matmul(softmax(scores, 2).transpose()).reshape([n, c3 / 3, h, w])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use traflow_graph::graph::Builder;
+    use traflow_graph::op::Shape;
+
+    fn values(tensor: Tensor<4>) -> Vec<f32> {
+        tensor.try_into_vec_as::<f32>().unwrap()
+    }
+
+    /// Eight channels at 249.75, by the reference implementation.
+    #[test]
+    fn the_embedding_has_its_published_values() {
+        let time = Tensor::<1>::from_floats([0.25], &Device::flex()).reshape([1, 1, 1, 1]);
+        let expected = [
+            -0.999_978_1,
+            -0.827_141_7,
+            0.512_479_7,
+            0.024_972_4,
+            -0.006_615_9,
+            0.561_993_4,
+            0.858_699_3,
+            0.999_688_14,
+        ];
+        for (found, expected) in values(embedding(time, 8)).into_iter().zip(expected) {
+            assert!((found - expected).abs() < 3e-5, "{found} is not {expected}");
+        }
+    }
+
+    #[test]
+    fn resampling_takes_means_of_squares_and_doubles_pixels() {
+        let numbers: Vec<f32> = (0..16).map(|i| i as f32).collect();
+        let x = Tensor::from_data(TensorData::new(numbers, [1, 2, 2, 4]), &Device::flex());
+        assert_eq!(values(downsample(x.clone())), [2.5, 4.5, 10.5, 12.5]);
+        let up = values(upsample(x));
+        assert_eq!(up[..8], [0.0, 0.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0]);
+        assert_eq!(up[..8], up[8..16]);
+        assert_eq!(up[32..40], [8.0, 8.0, 9.0, 9.0, 10.0, 10.0, 11.0, 11.0]);
+    }
+
+    /// Softmax over three pixels of q·k / √d, for two heads of one channel.
+    #[test]
+    fn attention_is_its_formula() {
+        let qkv: Vec<f32> = (0..18).map(|i| (i * 7 % 11) as f32 / 5.0 - 1.0).collect();
+        let x = Tensor::from_data(TensorData::new(qkv.clone(), [1, 6, 1, 3]), &Device::flex());
+        let found = values(attention(x, 2));
+        for head in 0..2 {
+            let part = |kind: usize| &qkv[(2 * kind + head) * 3..][..3];
+            for pixel in 0..3 {
+                let weights: Vec<f32> = part(1).iter().map(|k| (part(0)[pixel] * k).exp()).collect();
+                let sum: f32 = weights.iter().zip(part(2)).map(|(w, v)| w * v).sum();
+                let expected = sum / weights.iter().sum::<f32>();
+                assert!((found[head * 3 + pixel] - expected).abs() < 1e-6, "head {head}, pixel {pixel}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_hook_sees_every_node_and_may_replace_it() {
+        let mut g = Builder::new();
+        let x = g.image(Shape::new(1, 1, 2));
+        let y = g.silu("silu", x);
+        g.add("sum", y, x, 2.0);
+        let network =
+            Network::new::<()>(g.finish().unwrap(), &Device::flex(), |_, _| Ok(Vec::new())).unwrap();
+        let device = Device::flex();
+        let x = Tensor::from_data(TensorData::new(vec![1.0f32, -3.0], [1, 1, 1, 2]), &device);
+        let times = Times { t: Tensor::from_floats([1.0], &device), s: Tensor::from_floats([0.0], &device) };
+        let mut seen = Vec::new();
+        let y = network.forward_with(x, &times, |node, value| {
+            seen.push(node.name.clone());
+            if node.name == "silu" { value.zeros_like() } else { value }
+        });
+        assert_eq!(seen, ["image", "silu", "sum"]);
+        assert_eq!(values(y), [2.0, -6.0]);
+    }
+}
