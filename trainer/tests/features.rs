@@ -1,0 +1,48 @@
+//! The committed classifier finds the committed test pictures as far from the training pictures as it says.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use traflow_trainer::data;
+use traflow_trainer::evaluate::Report;
+use traflow_trainer::features::Features;
+
+fn at(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+}
+
+#[test]
+fn the_floor_is_that_of_the_test_pictures() {
+    let features = Features::read(&at("models/fashion-features.safetensors"), &Device::flex()).unwrap();
+    let test = data::read_images(&at("data/fashion-mnist/t10k-images-idx3-ubyte.gz")).unwrap();
+    assert!(features.accuracy >= 0.9);
+    let distance = features.distance(&data::from_pixels(&test.pixels)).unwrap();
+    assert!((distance / features.floor - 1.0).abs() < 1e-3, "{distance} is not {}", features.floor);
+
+    // A generator that always draws the same few pictures is far away, noise farther.
+    let few = data::from_pixels(&test.pixels[..100 * test.picture_len()]).repeat(10);
+    let few = features.distance(&few).unwrap();
+    let noise =
+        features.distance(&(0..1000 * 784).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>()).unwrap();
+    assert!(10.0 * distance < few && few < noise, "{distance}, {few}, {noise}");
+
+    let mut report = Report::new(&features);
+    report.judge(&features, "the test set".into(), &data::from_pixels(&test.pixels), test.shape()).unwrap();
+    assert!(report.table().starts_with("FD-") && report.table().contains("not FID"), "{}", report.table());
+}
+
+#[test]
+fn a_file_of_something_else_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("features.safetensors");
+    let whole = fs::read(at("models/fashion-features.safetensors")).unwrap();
+    for bytes in
+        [&whole[..whole.len() / 2], &[], &fs::read(at("models/fashion-student.safetensors")).unwrap()]
+    {
+        fs::write(&path, bytes).unwrap();
+        let error = format!("{:#}", Features::read(&path, &Device::flex()).err().unwrap());
+        assert!(error.contains("features.safetensors") && !error.contains('\n'), "{error}");
+    }
+}
