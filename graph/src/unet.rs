@@ -201,7 +201,7 @@ mod tests {
         let unet = Unet { image: [3, 30, 30], ..Unet::preset("3m", None).unwrap() };
         assert_eq!(
             unet.graph().unwrap_err().to_string(),
-            "node 40 (enc.7x7_down.down): 64×15×15 cannot be halved"
+            "node 33 (enc.7x7_down.down): 64×15×15 cannot be halved"
         );
         let empty = Unet { mult: Vec::new(), ..Unet::preset("3m", None).unwrap() };
         assert!(empty.graph().is_err());
