@@ -67,8 +67,25 @@ fn mistakes_are_one_line_each() {
     let steps = error(&["one.traflow", "--steps", "3", "-o", "x.png"]);
     assert_eq!(steps, (Some(1), "error: the model has no schedule of 3 steps, it has 1\n".to_owned()));
     assert_eq!(error(&["no.traflow", "-o", "x.png"]).0, Some(1));
-    assert_eq!(error(&["one.traflow", "-o", "no/x.png"]).0, Some(1));
+    assert_eq!(error(&["one.traflow", "-o", "bad.traflow/x.png"]).0, Some(1));
     assert_eq!(error(&["one.traflow", "--count", "0", "-o", "x.png"]).0, Some(2));
     let (code, help, _) = run(folder.path(), &["--help"]);
     assert!(code == Some(0) && help.contains("Examples:\n  traflow-run digits.traflow"));
+}
+
+/// A file may grow to 1 KB only: to the program the disk is full.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_leaves_the_earlier_file_whole() {
+    let folder = folder();
+    std::fs::write(folder.path().join("earlier.png"), "whole").unwrap();
+    // The signal is ignored, so that a write fails as it does where there is no space.
+    let program = env!("CARGO_BIN_EXE_traflow-run");
+    let script =
+        format!("trap '' XFSZ; ulimit -f 1; exec {program} one.traflow --count 60000 -o earlier.png");
+    let output = Command::new("bash").args(["-c", &script]).current_dir(folder.path()).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("error: writing earlier.png"), "{text}");
+    assert_eq!(std::fs::read(folder.path().join("earlier.png")).unwrap(), b"whole");
 }
