@@ -116,7 +116,8 @@ struct PairsArgs {
     #[arg(long, default_value_t = 1_000_000)]
     seed: u64,
     /// Steps of the solver (rk45 chooses its own).
-    #[arg(long, default_value_t = 12, value_parser = positive)]
+    /// Steps of the solver; more than 20 of heun change little (rk45 chooses its own).
+    #[arg(long, default_value_t = 20, value_parser = positive)]
     steps: usize,
     #[command(flatten)]
     solver: SolverArgs,
