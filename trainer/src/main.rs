@@ -115,7 +115,6 @@ struct PairsArgs {
     /// Seed of the first pair.
     #[arg(long, default_value_t = 1_000_000)]
     seed: u64,
-    /// Steps of the solver (rk45 chooses its own).
     /// Steps of the solver; more than 20 of heun change little (rk45 chooses its own).
     #[arg(long, default_value_t = 20, value_parser = positive)]
     steps: usize,
