@@ -1,9 +1,14 @@
 //! The device that computes, chosen when a program runs.
 
+use std::panic::resume_unwind;
+use std::thread;
+
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 use burn::tensor::DeviceType;
+
+use crate::kernels;
 
 /// Devices by name; what is compiled in is a cargo feature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -46,6 +51,36 @@ impl DeviceName {
             }
         }
     }
+}
+
+/// `work` for each item, in order. On the CPU as many items as there are cores are computed side by side: between its
+/// kernels, a network leaves all cores but one idle. A GPU computes one after another, in the memory of one.
+pub fn for_each<T: Send, R: Send>(
+    device: &Device,
+    items: impl IntoIterator<Item = T>,
+    work: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let mut items = items.into_iter();
+    let mut results = Vec::new();
+    loop {
+        let group: Vec<T> = items.by_ref().take(lanes(device)).collect();
+        if group.is_empty() {
+            return results;
+        }
+        thread::scope(|scope| {
+            let threads: Vec<_> = group.into_iter().map(|item| scope.spawn(|| work(item))).collect();
+            let joined = threads.into_iter().map(|thread| thread.join());
+            results.extend(joined.map(|result| result.unwrap_or_else(|panic| resume_unwind(panic))));
+        });
+    }
+}
+
+/// How many items [`for_each`] computes side by side.
+pub fn lanes(device: &Device) -> usize {
+    if !kernels::supported(device) {
+        return 1;
+    }
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]

@@ -15,7 +15,7 @@ use crate::initial;
 use crate::network::{Network, Times};
 use crate::optimiser::OptimiserConfig;
 use crate::pairs::Pairs;
-use crate::run::{Intervals, Progress, Run, Term};
+use crate::run::{self, Intervals, Progress, Run, Term, Training};
 use crate::sample::Sampler;
 use crate::teacher;
 
@@ -27,6 +27,9 @@ pub struct DistillConfig {
     pub seed: u64,
     /// Pairs a step.
     pub batch: usize,
+    /// Equal parts of a batch, see [`Training`].
+    #[serde(default = "run::one_part")]
+    pub parts: usize,
     /// The student's weights at the start.
     #[serde(default)]
     pub initial: Initial,
@@ -127,7 +130,6 @@ pub fn train(
     device: &Device,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Network> {
-    ensure!(config.batch > 0, "batch is 0");
     ensure!(config.steps() > 0, "the stages have no steps");
     for (index, stage) in config.stages.iter().enumerate() {
         let weights = [stage.output, stage.velocity, stage.anchored, stage.consistency];
@@ -160,16 +162,22 @@ pub fn train(
         Initial::Random => initial::random(unet.graph()?, config.seed, device),
     };
     let teacher = initial::from_checkpoint(teacher, device)?;
-    let training = device.clone().autodiff();
-    let losses = |student: &Network, step: usize| {
-        let Some(stage) = config.stage(step) else { return Ok(Vec::new()) };
-        let dice = Dice::new(config.seed, step, config.batch);
+    let autodiff = device.clone().autodiff();
+    let losses = |student: &Network, dice: &Dice| {
+        let Some(stage) = config.stage(dice.step) else { return Vec::new() };
         let (x1, x0) = pairs.batch(&dice.pictures(pairs.len()), device);
-        Ok(stage.losses(student, &teacher, x1, x0, &dice, &training))
+        stage.losses(student, &teacher, x1, x0, dice, &autodiff)
     };
     let sample =
         |network: &Network, path: &Path| teacher::preview(network, pairs.shape, Sampler::Map(1), path);
-    run.train(&config.optimiser, config.steps(), start, losses, sample, progress)
+    let training = Training {
+        seed: config.seed,
+        steps: config.steps(),
+        batch: config.batch,
+        parts: config.parts,
+        optimiser: &config.optimiser,
+    };
+    run.train(&training, start, losses, sample, progress)
 }
 
 impl Stage {

@@ -127,9 +127,10 @@ impl Features {
             let chosen = Dice::new(1, optimiser.step, BATCH).pictures(train.images.len());
             let labels: Vec<i32> = chosen.iter().map(|&i| i32::from(train.labels[i])).collect();
             let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [BATCH]), &training);
-            let (_, logits) = forward(&optimiser.network, batch(&train.images, &chosen, &training));
+            let network = optimiser.network.tracked();
+            let (_, logits) = forward(&network, batch(&train.images, &chosen, &training));
             let likelihood = log_softmax(logits, 1).gather(1, labels.reshape([BATCH, 1]));
-            optimiser.update(&likelihood.mean().neg().backward());
+            optimiser.update(network.gradients(&likelihood.mean().neg().backward()));
             progress(optimiser.step, STEPS);
         }
         let network = optimiser.average;

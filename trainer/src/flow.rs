@@ -30,11 +30,15 @@ pub enum Stream {
     Weights = 4,
 }
 
-/// The random numbers of one step of a training.
+/// The random numbers of one step of a training, for its batch or a part of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Dice {
     seed: u64,
-    step: u64,
+    /// Number of the step, from 0.
+    pub step: usize,
+    /// Place of the first picture among all pictures of the training.
+    first: u64,
+    /// Number of pictures.
     batch: usize,
 }
 
@@ -52,29 +56,34 @@ pub enum TimeLaw {
 impl Dice {
     /// The numbers of a step for batches of this size.
     pub fn new(seed: u64, step: usize, batch: usize) -> Self {
-        Self { seed, step: step as u64, batch }
+        Self { seed, step, first: step as u64 * batch as u64, batch }
+    }
+
+    /// The numbers of each of `count` equal parts of the batch, in order: each picture has those it has in the whole.
+    pub fn parts(&self, count: usize) -> impl Iterator<Item = Self> + use<> {
+        let (whole, batch) = (*self, self.batch / count);
+        (0..count).map(move |part| Self { first: whole.first + (part * batch) as u64, batch, ..whole })
     }
 
     fn uniform(&self, stream: Stream) -> Vec<f32> {
         let noise = Noise::stream(self.seed, stream as u32);
-        let first = self.step * self.batch as u64;
-        (0..self.batch as u64).map(|i| noise.uniform(first + i)).collect()
+        (self.first..).take(self.batch).map(|place| noise.uniform(place)).collect()
     }
 
     /// Which of `len` pictures the batch has, each as likely.
     pub fn pictures(&self, len: usize) -> Vec<usize> {
         let noise = Noise::stream(self.seed, Stream::Picture as u32);
-        let first = self.step * self.batch as u64;
         // A word times the length, in fixed point: the bias is below len / 2^32.
-        (0..self.batch as u64)
-            .map(|i| ((u64::from(noise.word(first + i)) * len as u64) >> 32) as usize)
+        (self.first..)
+            .take(self.batch)
+            .map(|place| ((u64::from(noise.word(place)) * len as u64) >> 32) as usize)
             .collect()
     }
 
     /// Noise for the batch, `[n, c, h, w]`.
     pub fn noise(&self, shape: Shape, device: &Device) -> Tensor<4> {
         let mut values = vec![0.0; self.batch * shape.elements()];
-        let first = self.step * values.len() as u64;
+        let first = self.first * shape.elements() as u64;
         Noise::stream(self.seed, Stream::Noise as u32).fill_from(first, &mut values);
         pictures(values, self.batch, shape, device)
     }
@@ -173,6 +182,25 @@ mod tests {
         assert!(dice.pictures(3).iter().all(|&i| i < 3));
         let noise = dice.noise(Shape::new(1, 2, 2), &device);
         assert_eq!(noise.dims(), [4, 1, 2, 2]);
+    }
+
+    #[test]
+    fn a_picture_has_the_same_dice_in_a_part_of_its_batch() {
+        let device = Device::flex();
+        let values = |dice: Dice| {
+            let noise = dice.noise(Shape::new(1, 2, 3), &device).try_into_vec_as::<f32>().unwrap();
+            let times = dice.times(TimeLaw::Uniform, &device).try_into_vec_as::<f32>().unwrap();
+            (dice.pictures(1000), noise, times)
+        };
+        let whole = Dice::new(3, 17, 6);
+        let (mut pictures, mut noise, mut times) = (Vec::new(), Vec::new(), Vec::new());
+        for part in whole.parts(3) {
+            let (p, n, t) = values(part);
+            pictures.extend(p);
+            noise.extend(n);
+            times.extend(t);
+        }
+        assert_eq!((pictures, noise, times), values(whole));
     }
 
     #[test]

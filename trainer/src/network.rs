@@ -6,7 +6,7 @@
 use burn::tensor::activation::{silu, softmax};
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use traflow_graph::checkpoint::{self, Tensors};
 use traflow_graph::graph::{Graph, Node};
 use traflow_graph::op::{Op, Time};
@@ -90,6 +90,17 @@ impl Network {
         let parameters = self.parameters.iter();
         let parameters = parameters.map(|p| Parameter { name: p.name.clone(), value: f(p) }).collect();
         Self { graph: self.graph.clone(), slots: self.slots.clone(), parameters }
+    }
+
+    /// The same network with parameters that autodiff tracks.
+    pub fn tracked(&self) -> Self {
+        self.map(|parameter| Tensor::from_inner(parameter.value.clone()).require_grad())
+    }
+
+    /// The gradient of each parameter of a [`tracked`](Network::tracked) network; none where the loss does not depend
+    /// on it.
+    pub fn gradients(&self, gradients: &Gradients) -> Vec<Option<Tensor<4>>> {
+        self.parameters.iter().map(|parameter| parameter.value.grad(gradients)).collect()
     }
 
     /// The parameters as a checkpoint has them.

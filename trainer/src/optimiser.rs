@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
-use burn::tensor::{Gradients, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use traflow_graph::checkpoint::Tensors;
 
@@ -60,9 +60,9 @@ pub struct Optimiser {
     steps: usize,
     adamw: AdamW,
     moments: Vec<Option<AdamWState<4>>>,
-    /// The weights that are trained, tracked by autodiff.
+    /// The weights that are trained, not tracked by autodiff.
     pub network: Network,
-    /// Their moving average, not tracked: what is judged and kept.
+    /// Their moving average: what is judged and kept.
     pub average: Network,
     /// Number of the step that comes next.
     pub step: usize,
@@ -87,7 +87,7 @@ impl Optimiser {
             steps,
             adamw,
             moments: vec![None; start.parameters.len()],
-            network: tracked(&start),
+            network: start.clone(),
             average: start,
             step: 0,
         }
@@ -108,12 +108,10 @@ impl Optimiser {
         self.config.learning_rate * course
     }
 
-    /// Moves the weights against a gradient. A gradient that is not finite moves nothing: one bad batch does not end a
-    /// long training.
-    pub fn update(&mut self, gradients: &Gradients) -> Update {
+    /// Moves the weights against a gradient, which has an element a parameter: none where the loss does not depend on
+    /// it. A gradient that is not finite moves nothing: one bad batch does not end a long training.
+    pub fn update(&mut self, gradients: Vec<Option<Tensor<4>>>) -> Update {
         let learning_rate = self.learning_rate();
-        let gradients: Vec<Option<Tensor<4>>> =
-            self.network.parameters.iter().map(|parameter| parameter.value.grad(gradients)).collect();
         let squares = gradients.iter().flatten().map(|g| g.clone().square().sum());
         let gradient_norm = squares.reduce(|a, b| a + b).map_or(0.0, |sum| sum.into_scalar::<f32>()).sqrt();
         self.step += 1;
@@ -127,11 +125,11 @@ impl Optimiser {
         let mut pairs = gradients.into_iter().zip(&mut self.moments);
         self.network = self.network.map(|parameter| match pairs.next() {
             Some((Some(gradient), moments)) => {
-                let value = parameter.value.clone().inner();
+                let value = parameter.value.clone();
                 let gradient = if clip < 1.0 { gradient * clip } else { gradient };
                 let (value, state) = self.adamw.step(learning_rate, value, gradient, moments.take());
                 *moments = state;
-                Tensor::from_inner(value).require_grad()
+                value
             }
             _ => parameter.value.clone(),
         });
@@ -139,7 +137,7 @@ impl Optimiser {
         let keep = self.config.ema.min((1.0 + n) / (10.0 + n)) as f32;
         let mut current = self.network.parameters.iter();
         self.average = self.average.map(|average| match current.next() {
-            Some(parameter) => average.value.clone() * keep + parameter.value.clone().inner() * (1.0 - keep),
+            Some(parameter) => average.value.clone() * keep + parameter.value.clone() * (1.0 - keep),
             None => average.value.clone(),
         });
         Update { gradient_norm, learning_rate }
@@ -159,7 +157,7 @@ impl Optimiser {
         for ((parameter, average), moments) in
             self.network.parameters.iter().zip(&self.average.parameters).zip(&self.moments)
         {
-            put("parameter", &parameter.name, &parameter.value.clone().inner())?;
+            put("parameter", &parameter.name, &parameter.value)?;
             put("average", &parameter.name, &average.value)?;
             if let Some(state) = moments {
                 put("moment-1", &parameter.name, &state.momentum.moment_1)?;
@@ -194,7 +192,7 @@ impl Optimiser {
                 *moments = Some(AdamWState::new(AdaptiveMomentumState::new(updates, first, second)));
             }
         }
-        self.network = tracked(&self.average.map(|p| values.next().unwrap_or_else(|| p.value.clone())));
+        self.network = self.average.map(|p| values.next().unwrap_or_else(|| p.value.clone()));
         self.average = self.average.map(|p| averages.next().unwrap_or_else(|| p.value.clone()));
         self.step = step;
         Ok(())
@@ -204,9 +202,4 @@ impl Optimiser {
     pub fn updates(&self) -> usize {
         self.moments.iter().flatten().map(|state| state.momentum.time).max().unwrap_or(0)
     }
-}
-
-/// The network with its parameters tracked by autodiff.
-fn tracked(network: &Network) -> Network {
-    network.map(|parameter| Tensor::from_inner(parameter.value.clone()).require_grad())
 }

@@ -14,6 +14,8 @@ use serde_json::{Map, Value, json};
 use traflow_graph::checkpoint::{self, Precision, Texts};
 use traflow_graph::file;
 
+use crate::device;
+use crate::flow::Dice;
 use crate::network::Network;
 use crate::optimiser::{Optimiser, OptimiserConfig};
 
@@ -46,14 +48,81 @@ impl Default for Intervals {
     }
 }
 
+/// The numbers of a training.
+#[derive(Clone, Debug)]
+pub struct Training<'a> {
+    /// Names everything random in the run.
+    pub seed: u64,
+    /// Number of steps.
+    pub steps: usize,
+    /// Pictures a step.
+    pub batch: usize,
+    /// Equal parts that the batch is computed in: side by side on a CPU, where two are faster than one; one after
+    /// another on a GPU, in less memory. It changes how sums are rounded, nothing else.
+    pub parts: usize,
+    /// How the weights are moved.
+    pub optimiser: &'a OptimiserConfig,
+}
+
+/// The batch is computed as a whole.
+pub(crate) fn one_part() -> usize {
+    1
+}
+
 /// One loss of a step.
 pub struct Term {
     /// Name in the log.
     pub name: &'static str,
     /// Factor in the sum.
     pub weight: f32,
-    /// Mean over pixels and batch.
+    /// Mean over pixels and pictures.
     pub loss: Tensor<1>,
+}
+
+/// What a batch, or a part of it, says to the weights.
+struct Signal {
+    /// The losses by name.
+    terms: Vec<(&'static str, f32)>,
+    /// Of the weighted sum of the losses; an element a parameter.
+    gradients: Vec<Option<Tensor<4>>>,
+}
+
+impl Signal {
+    /// Computes the losses of some pictures and their gradient.
+    fn new(
+        network: &Network,
+        dice: &Dice,
+        losses: &impl Fn(&Network, &Dice) -> Vec<Term>,
+    ) -> Result<Self> {
+        // Parts have parameters of their own: Burn goes back through graphs that share a tensor one after another.
+        let network = network.tracked();
+        let terms = losses(&network, dice);
+        let values = terms.iter().map(|term| (term.name, term.loss.clone().inner().into_scalar::<f32>()));
+        let values = values.collect();
+        let total = terms.into_iter().map(|term| term.loss * term.weight).reduce(|a, b| a + b);
+        let gradients = network.gradients(&total.context("a step without losses")?.backward());
+        Ok(Self { terms: values, gradients })
+    }
+
+    /// The mean over equal parts.
+    fn mean(parts: Vec<Self>) -> Result<Self> {
+        let share = 1.0 / parts.len() as f32;
+        let sum = parts.into_iter().reduce(|mut sum, part| {
+            sum.terms.iter_mut().zip(part.terms).for_each(|(sum, part)| sum.1 += part.1);
+            for (sum, part) in sum.gradients.iter_mut().zip(part.gradients) {
+                *sum = match (sum.take(), part) {
+                    (Some(a), Some(b)) => Some(a + b),
+                    (a, b) => a.or(b),
+                };
+            }
+            sum
+        });
+        let Self { terms, gradients } = sum.context("a step without pictures")?;
+        Ok(Self {
+            terms: terms.into_iter().map(|(name, sum)| (name, sum * share)).collect(),
+            gradients: gradients.into_iter().map(|sum| sum.map(|sum| sum * share)).collect(),
+        })
+    }
 }
 
 /// What a step of a training shows.
@@ -97,19 +166,25 @@ impl Run {
         Ok(Self { folder: folder.to_owned(), config, intervals, resume })
     }
 
-    /// Trains for `steps` steps and returns the moving average of the weights.
+    /// Trains from `start` and returns the moving average of the weights.
     ///
     /// # Errors
-    /// Where the run folder cannot be written, or gradients stop being finite.
+    /// Where the batch has no equal parts, the run folder cannot be written, or gradients stop being finite.
     pub fn train(
         &self,
-        optimiser: &OptimiserConfig,
-        steps: usize,
+        training: &Training<'_>,
         start: Network,
-        mut losses: impl FnMut(&Network, usize) -> Result<Vec<Term>>,
+        losses: impl Fn(&Network, &Dice) -> Vec<Term> + Sync,
         mut sample: impl FnMut(&Network, &Path) -> Result<()>,
         progress: &mut dyn FnMut(&Progress),
     ) -> Result<Network> {
+        let &Training { seed, steps, batch, parts, optimiser } = training;
+        ensure!(batch > 0, "batch is 0");
+        ensure!(
+            parts > 0 && batch.is_multiple_of(parts),
+            "a batch of {batch} pictures has no {parts} equal parts"
+        );
+        let device = start.device();
         let mut optimiser = Optimiser::new(optimiser.clone(), steps, start);
         let state = self.folder.join("state.safetensors");
         if self.resume && state.exists() {
@@ -118,17 +193,15 @@ impl Run {
         let mut log = self.log(optimiser.step)?;
         let mut failures = 0;
         while optimiser.step < steps {
-            let terms = losses(&optimiser.network, optimiser.step)?;
-            let values: Vec<(&'static str, f32)> = terms
-                .iter()
-                .map(|term| (term.name, term.loss.clone().inner().into_scalar::<f32>()))
-                .collect();
-            let total = terms.into_iter().map(|term| term.loss * term.weight).reduce(|a, b| a + b);
-            let gradients = total.context("a step without losses")?.backward();
-            let update = optimiser.update(&gradients);
+            let dice = Dice::new(seed, optimiser.step, batch);
+            let signals = device::for_each(&device, dice.parts(parts), |part| {
+                Signal::new(&optimiser.network, &part, &losses)
+            });
+            let Signal { terms, gradients } = Signal::mean(signals.into_iter().collect::<Result<_>>()?)?;
+            let update = optimiser.update(gradients);
             failures = if update.gradient_norm.is_finite() { 0 } else { failures + 1 };
             let mut line = Map::from_iter([("step".to_owned(), json!(optimiser.step))]);
-            line.extend(values.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
+            line.extend(terms.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
             line.insert("gradient_norm".to_owned(), json!(update.gradient_norm));
             line.insert("learning_rate".to_owned(), json!(update.learning_rate));
             writeln!(log, "{}", Value::Object(line)).context("writing log.jsonl")?;
@@ -150,7 +223,7 @@ impl Run {
                 ]);
                 checkpoint::write_tensors(&state, &texts, &optimiser.state()?, Precision::F32)?;
             }
-            progress(&Progress { step: optimiser.step, steps, terms: values });
+            progress(&Progress { step: optimiser.step, steps, terms });
         }
         Ok(optimiser.average)
     }

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use traflow_graph::checkpoint::Role;
 use traflow_graph::op::Shape;
 
+use crate::device;
 use crate::flow;
 use crate::network::Network;
 use crate::solver::{self, Solver, State};
@@ -60,9 +61,14 @@ pub fn sample(
 ) -> Result<Vec<f32>> {
     let device = network.device();
     let mut pictures = Vec::with_capacity(seeds.len() * shape.elements());
-    for seeds in seeds.chunks(BATCH) {
-        let (batch, _) = sampler.run(network, flow::seeded_noise(seeds, shape, &device));
-        pictures.extend(batch.try_into_vec_as::<f32>()?);
+    for seeds in seeds.chunks(BATCH * device::lanes(&device)) {
+        let batches = device::for_each(&device, seeds.chunks(BATCH), |seeds| {
+            let (batch, _) = sampler.run(network, flow::seeded_noise(seeds, shape, &device));
+            batch.try_into_vec_as::<f32>()
+        });
+        for batch in batches {
+            pictures.extend(batch?);
+        }
         progress(pictures.len() / shape.elements());
     }
     Ok(pictures)

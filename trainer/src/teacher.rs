@@ -14,7 +14,7 @@ use crate::initial;
 use crate::network::{Network, Times};
 use crate::optimiser::OptimiserConfig;
 use crate::picture;
-use crate::run::{Intervals, Progress, Run, Term};
+use crate::run::{self, Intervals, Progress, Run, Term, Training};
 use crate::sample::{Sampler, sample};
 use crate::solver::Solver;
 
@@ -28,6 +28,9 @@ pub struct TeacherConfig {
     pub steps: usize,
     /// Pictures a step.
     pub batch: usize,
+    /// Equal parts of a batch, see [`Training`].
+    #[serde(default = "run::one_part")]
+    pub parts: usize,
     /// Law of the times.
     #[serde(default)]
     pub time: TimeLaw,
@@ -53,22 +56,27 @@ pub fn train(
 ) -> Result<Network> {
     let shape = config.network.image();
     ensure!(images.shape() == shape, "the pictures are {}, the network's {shape}", images.shape());
-    ensure!(config.batch > 0, "batch is 0");
     ensure!(
         config.network.s_conditioning == SConditioning::None,
         "a teacher has no target time: leave out s_conditioning"
     );
     let start = initial::random(config.network.graph()?, config.seed, device);
-    let training = device.clone().autodiff();
-    let losses = |network: &Network, step: usize| {
-        let dice = Dice::new(config.seed, step, config.batch);
-        let x0 = batch(images, &dice.pictures(images.len()), &training);
-        let loss = rectified_flow(network, x0, &dice, config.time);
-        Ok(vec![Term { name: "velocity", weight: 1.0, loss }])
+    let autodiff = device.clone().autodiff();
+    let losses = |network: &Network, dice: &Dice| {
+        let x0 = batch(images, &dice.pictures(images.len()), &autodiff);
+        let loss = rectified_flow(network, x0, dice, config.time);
+        vec![Term { name: "velocity", weight: 1.0, loss }]
     };
     let sample =
         |network: &Network, path: &Path| preview(network, shape, Sampler::Ode(Solver::Heun, 12), path);
-    run.train(&config.optimiser, config.steps, start, losses, sample, progress)
+    let training = Training {
+        seed: config.seed,
+        steps: config.steps,
+        batch: config.batch,
+        parts: config.parts,
+        optimiser: &config.optimiser,
+    };
+    run.train(&training, start, losses, sample, progress)
 }
 
 /// ‖v(x_t, t) - (x1 - x0)‖², the mean over pixels and batch. Eq. 4.
