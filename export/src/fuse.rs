@@ -18,12 +18,25 @@ use crate::network::{Network, Parameters};
 /// # Errors
 /// Where the result is no graph, which is a mistake of this module.
 pub fn fuse(network: Network) -> Result<Network, GraphError> {
+    rewrite(network, true)
+}
+
+/// The first of these alone: what has to be known of the constants. Other runtimes find the rest by themselves, and look
+/// for it in the form in which a network is trained.
+///
+/// # Errors
+/// As [`fuse`].
+pub fn fuse_constants(network: Network) -> Result<Network, GraphError> {
+    rewrite(network, false)
+}
+
+fn rewrite(network: Network, all: bool) -> Result<Network, GraphError> {
     let Network { graph, mut parameters } = network;
     let mut nodes = graph.into_nodes();
     for index in 0..nodes.len() {
         match nodes[index].op {
-            Op::Add { scale } => sum(&mut nodes, &mut parameters, index, scale),
-            Op::Silu => activation(&mut nodes, &mut parameters, index),
+            Op::Add { scale } => sum(&mut nodes, &mut parameters, index, scale, all),
+            Op::Silu if all => activation(&mut nodes, &mut parameters, index),
             _ => {}
         }
     }
@@ -35,8 +48,8 @@ fn read_once(nodes: &[Node], value: Value) -> bool {
     nodes.iter().flat_map(|node| &node.inputs).filter(|&&input| input == value).count() == 1
 }
 
-/// `(conv(x) + other) · scale`.
-fn sum(nodes: &mut [Node], parameters: &mut [Parameters], index: usize, scale: f32) {
+/// `(conv(x) + other) · scale`; where other is no constant, only if it may become a residual.
+fn sum(nodes: &mut [Node], parameters: &mut [Parameters], index: usize, scale: f32, residuals: bool) {
     let [a, b] = nodes[index].inputs[..] else { return };
     // Of two convolutions the later one takes the sum: it stands next to it, so that little else is in memory between
     // them, and the earlier one's output is replaced.
@@ -53,7 +66,7 @@ fn sum(nodes: &mut [Node], parameters: &mut [Parameters], index: usize, scale: f
             parameters.bias = add_rows(&parameters.bias, &constant.bias);
             parameters.per_moment |= constant.per_moment;
             Op::Conv2d { out, kernel, bias: true, residual: None }
-        } else if other_node.shape == conv_node.shape && conv_node.inputs[0] != other {
+        } else if residuals && other_node.shape == conv_node.shape && conv_node.inputs[0] != other {
             // A file has no nodes that read one value twice.
             Op::Conv2d { out, kernel, bias, residual: Some(scale) }
         } else {

@@ -3,16 +3,19 @@
 //! At generation the times are known, so what depends on them alone is computed here ([`mod@fold`]), and so is what
 //! can be put into a convolution ([`mod@fuse`]). The file is then run by the runtime itself and compared with the
 //! network as it was trained ([`mod@verify`]): what this crate returns has been seen to give the right pictures.
+//!
+//! For other runtimes a checkpoint becomes an ONNX file ([`mod@onnx`]).
 #![forbid(unsafe_code)]
 
 pub mod fold;
 pub mod fuse;
 pub mod network;
+pub mod onnx;
 pub mod reference;
 pub mod report;
 pub mod verify;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use traflow_graph::checkpoint::{Checkpoint, CheckpointError};
 use traflow_graph::graph::GraphError;
 use traflow_graph::model::{Dtype, Moment, VERSION};
@@ -22,6 +25,7 @@ use traflow_graph::write::{ModelSource, WriteError, write};
 use crate::fold::{FoldError, fold};
 use crate::fuse::fuse;
 use crate::network::Network;
+use crate::onnx::OnnxError;
 use crate::report::{Report, precision};
 use crate::verify::{VerifyError, verify};
 
@@ -58,6 +62,8 @@ pub enum ExportError {
     Write(#[from] WriteError),
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
 }
 
 /// Turns a checkpoint into a model file. The same checkpoint and options are the same bytes.
@@ -70,13 +76,15 @@ pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, Ex
     let folded = fold(&trained, &schedules.concat())?;
     let fused = fuse(folded)?;
     let plan = plan(&fused.graph, 4);
+    let steps: Vec<usize> = schedules.iter().map(Vec::len).collect();
+    let made = json!({ "format": VERSION, "precision": precision(options.weights), "steps": steps });
     let file = write(&ModelSource {
         graph: &fused.graph,
         plan: &plan,
         schedules: &schedules,
         parameters: &fused.single(),
         weights: options.weights,
-        provenance: &provenance(checkpoint, options.weights, &schedules),
+        provenance: &provenance(checkpoint, &made),
     })?;
     let differences = verify(&trained, &fused, &file, options.weights, &schedules)?;
     let report = Report::new(&trained, &fused, &plan, options.weights, file.len(), differences);
@@ -95,12 +103,11 @@ pub fn schedules(steps: &[u32]) -> Vec<Vec<Moment>> {
     steps.into_iter().map(of).collect()
 }
 
-/// Where the file comes from, as JSON.
-fn provenance(checkpoint: &Checkpoint, weights: Dtype, schedules: &[Vec<Moment>]) -> String {
-    let steps: Vec<usize> = schedules.iter().map(Vec::len).collect();
+/// Where a file comes from, as JSON; `made` says how this export made it.
+fn provenance(checkpoint: &Checkpoint, made: &Value) -> String {
     json!({
         "checkpoint": checkpoint.provenance,
-        "export": { "format": VERSION, "precision": precision(weights), "steps": steps },
+        "export": made,
         "network": checkpoint.unet,
         "role": checkpoint.role.name(),
     })

@@ -1,27 +1,28 @@
-//! Turns a checkpoint into a model file.
+//! Turns a checkpoint into a model file, or into an ONNX file.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser};
-use serde_json::json;
-use traflow_export::{Options, export};
+use serde_json::{Value, json};
+use traflow_export::{Options, export, onnx};
 use traflow_graph::checkpoint::Checkpoint;
 use traflow_graph::file;
 use traflow_graph::model::Dtype;
 
 const EXAMPLES: &str = "\
-Before the file is written it is run: where its pictures are not those of the checkpoint, that is an error.
+Before a model file is written it is run: where its pictures are not those of the checkpoint, that is an error.
 
 Examples:
   traflow-export student.safetensors --fp16 -o digits.traflow
   traflow-export student.safetensors --f32 --steps 1,2,4 -o digits.traflow
+  traflow-export student.safetensors --onnx digits.onnx --test-data test_data_set_0
   traflow-export teacher.safetensors --fp16 --steps 100 -o teacher.traflow --json";
 
-/// Turns a checkpoint into a model file.
+/// Turns a checkpoint into a model file, or into an ONNX file for other runtimes.
 #[derive(Parser)]
 #[command(name = "traflow-export", version, after_help = EXAMPLES)]
 struct Arguments {
@@ -29,7 +30,7 @@ struct Arguments {
     checkpoint: PathBuf,
     #[command(flatten)]
     precision: Precision,
-    /// Numbers of steps that the file offers
+    /// Numbers of steps that the file offers; an ONNX file offers one
     #[arg(
         long,
         default_value = "1",
@@ -39,15 +40,21 @@ struct Arguments {
     )]
     steps: Vec<u32>,
     /// Model file to write
-    #[arg(short, long)]
-    output: PathBuf,
+    #[arg(short, long, value_name = "FILE", requires = "Precision", required_unless_present = "onnx")]
+    output: Option<PathBuf>,
+    /// ONNX file to write instead, with weights in single precision
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["output", "Precision"])]
+    onnx: Option<PathBuf>,
+    /// Folder for the noise of seed 0 and the picture that the ONNX file has to make of it, as ONNX's test data
+    #[arg(long, value_name = "FOLDER", requires = "onnx", conflicts_with = "output")]
+    test_data: Option<PathBuf>,
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 struct Precision {
     /// Keep weights in single precision
     #[arg(long)]
@@ -68,26 +75,61 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    let Arguments { checkpoint: path, output, .. } = arguments;
-    let weights = if arguments.precision.f32 { Dtype::F32 } else { Dtype::F16 };
-    let options = Options { weights, steps: arguments.steps.clone() };
+    let path = &arguments.checkpoint;
+    let output = arguments.onnx.as_ref().or(arguments.output.as_ref()).context("no file to write")?;
     let same = path.canonicalize().is_ok_and(|path| output.canonicalize().is_ok_and(|output| path == output));
     ensure!(!same, "{} is the checkpoint itself", output.display());
 
     let checkpoint = Checkpoint::read(path)?;
-    let exported = export(&checkpoint, &options).with_context(|| format!("exporting {}", path.display()))?;
-    file::write(output, &exported.file).with_context(|| format!("writing {}", output.display()))?;
+    let (mut json, text) = match arguments.onnx {
+        Some(_) => to_onnx(&checkpoint, arguments, output)?,
+        None => to_model(&checkpoint, arguments, output)?,
+    };
 
     let mut out = std::io::stdout();
     if arguments.json {
-        let mut report = exported.report.json();
-        report["checkpoint"] = json!(path);
-        report["output"] = json!(output);
-        writeln!(out, "{report}")?;
+        json["checkpoint"] = json!(path);
+        json["output"] = json!(output);
+        writeln!(out, "{json}")?;
     } else {
-        writeln!(out, "{}\n{}", output.display(), exported.report)?;
+        writeln!(out, "{}\n{text}", output.display())?;
     }
     Ok(())
+}
+
+/// Writes a model file; gives the report as JSON and as text.
+fn to_model(checkpoint: &Checkpoint, arguments: &Arguments, output: &Path) -> Result<(Value, String)> {
+    let weights = if arguments.precision.f32 { Dtype::F32 } else { Dtype::F16 };
+    let exported = export(checkpoint, &Options { weights, steps: arguments.steps.clone() })
+        .with_context(|| exporting(arguments))?;
+    write(output, &exported.file)?;
+    Ok((exported.report.json(), exported.report.to_string()))
+}
+
+/// Writes an ONNX file; gives the report as JSON and as text.
+fn to_onnx(checkpoint: &Checkpoint, arguments: &Arguments, output: &Path) -> Result<(Value, String)> {
+    let [steps] = arguments.steps[..] else { bail!("an ONNX file offers one number of steps") };
+    let onnx::Exported { file, nodes, noise, image, folding } =
+        onnx::export(checkpoint, steps).with_context(|| exporting(arguments))?;
+    if let Some(folder) = &arguments.test_data {
+        write(&folder.join("input_0.pb"), &noise)?;
+        write(&folder.join("output_0.pb"), &image)?;
+    }
+    write(output, &file)?;
+    let bytes = file.len();
+    let json = json!({ "precision": "f32", "steps": steps, "file_bytes": bytes, "nodes": nodes, "folding": folding });
+    Ok((
+        json,
+        format!("{bytes} bytes, {nodes} nodes; folding changes the picture by {folding:.1e} of its range"),
+    ))
+}
+
+fn exporting(arguments: &Arguments) -> String {
+    format!("exporting {}", arguments.checkpoint.display())
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    file::write(path, bytes).with_context(|| format!("writing {}", path.display()))
 }
 
 /// An error and its causes in one line. The messages of the libraries end with those of their causes, which are not

@@ -97,7 +97,7 @@ pub fn verify(
 }
 
 /// The largest difference as a part of the range of what was expected; infinite where a number is not finite.
-fn difference(found: &[f64], expected: &[f64]) -> f64 {
+pub(crate) fn difference(found: &[f64], expected: &[f64]) -> f64 {
     let largest = expected.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let range = largest - expected.iter().copied().fold(f64::INFINITY, f64::min);
     let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs() / range);

@@ -53,6 +53,20 @@ fn a_file_is_written_and_reported() {
 }
 
 #[test]
+fn an_onnx_file_is_written_with_its_test_data() {
+    let folder = folder();
+    let run = |arguments: &[&str]| run(folder.path(), &[&["student.safetensors"], arguments].concat());
+    let (code, stdout, stderr) = run(&["--onnx", "a.onnx", "--steps", "2", "--test-data", "data", "--json"]);
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let bytes = fs::metadata(folder.path().join("a.onnx")).unwrap().len();
+    assert_eq!((&report["file_bytes"], &report["steps"]), (&bytes.into(), &2.into()));
+    assert_eq!(names(&folder.path().join("data")), ["input_0.pb", "output_0.pb"]);
+    let (code, stdout, _) = run(&["--onnx", "b.onnx"]);
+    assert!(code == Some(0) && stdout.starts_with("b.onnx\n"), "{stdout}");
+}
+
+#[test]
 fn mistakes_are_one_line_each_and_write_nothing() {
     let folder = folder();
     fs::create_dir(folder.path().join("taken")).unwrap();
@@ -74,6 +88,8 @@ fn mistakes_are_one_line_each_and_write_nothing() {
     assert!(below.starts_with("error: writing earlier.traflow/x: "), "{below}");
     let same = error(&["student.safetensors", "--f32", "-o", "./student.safetensors"]);
     assert_eq!(same, "error: ./student.safetensors is the checkpoint itself\n");
+    let two = error(&["student.safetensors", "--onnx", "earlier.traflow", "--steps", "1,2"]);
+    assert_eq!(two, "error: an ONNX file offers one number of steps\n");
     let many: Vec<String> = (1..=17).map(|n| n.to_string()).collect();
     let many = ["student.safetensors", "--f32", "--steps", &many.join(","), "-o", "earlier.traflow"];
     assert!(
@@ -97,6 +113,11 @@ fn wrong_usage_is_exit_code_2() {
     assert_eq!(code(&["--f32", "--steps", "1,two"]), Some(2));
     assert_eq!(code(&["--f32", "--fp16"]), Some(2));
     assert_eq!(code(&[]), Some(2));
+    assert_eq!(code(&["--f32", "--onnx", "x.onnx"]), Some(2));
+    assert_eq!(code(&["--f32", "--test-data", "x"]), Some(2));
+    for arguments in [&["student.safetensors"][..], &["student.safetensors", "--onnx", "x.onnx", "--fp16"]] {
+        assert_eq!(run(folder.path(), arguments).0, Some(2), "{arguments:?}");
+    }
     assert_eq!(names(folder.path()), ["half.safetensors", "student.safetensors"]);
     let (code, help, _) = run(folder.path(), &["--help"]);
     let last = "  traflow-export teacher.safetensors --fp16 --steps 100 -o teacher.traflow --json\n";

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 
 use crate::file;
 use crate::graph::{Graph, GraphError};
+use crate::noise::Noise;
 use crate::op::Op;
 use crate::unet::Unet;
 
@@ -165,6 +166,27 @@ impl Checkpoint {
         ];
         let texts = texts.map(|(key, text)| (key.to_owned(), text)).into();
         write_tensors(path, &texts, &self.tensors, precision)
+    }
+
+    /// A network of random weights that was never trained, without provenance. Its pictures show nothing, but every
+    /// layer takes part in them and values stay near 1: weights are N(0, 1 / fan-in), biases N(0, 0.2²), scales of norms
+    /// N(1, 0.2²). A training starts elsewhere, with branches that are nearly closed.
+    ///
+    /// # Errors
+    /// Where the configuration is of no network.
+    pub fn random(unet: Unet, role: Role, seed: u64) -> Result<Self, GraphError> {
+        let mut tensors = Tensors::new();
+        for (index, (name, shape)) in parameters(&unet.graph()?).into_iter().enumerate() {
+            let mut values = vec![0.0; shape.iter().product()];
+            Noise::stream(seed, index as u32).fill(&mut values);
+            let is_vector = shape.len() == 1;
+            let mean = if is_vector && name.ends_with(".weight") { 1.0 } else { 0.0 };
+            let fan_in: usize = shape[1..].iter().product();
+            let deviation = if is_vector { 0.2 } else { (fan_in as f32).sqrt().recip() };
+            values.iter_mut().for_each(|value| *value = mean + deviation * *value);
+            tensors.insert(name, (shape, values));
+        }
+        Ok(Self { unet, role, provenance: Map::new(), tensors })
     }
 
     /// The values of a parameter that has `len` elements.
@@ -388,6 +410,26 @@ mod tests {
         let path = folder.path().join("a.safetensors");
         checkpoint.write(&path, precision).unwrap();
         fs::read(path).unwrap()
+    }
+
+    #[test]
+    fn random_weights_follow_the_seed_and_their_fan_in() {
+        let unet = Unet { base: 32, ..unet(4) };
+        let random = |seed| Checkpoint::random(unet.clone(), Role::Student, seed).unwrap();
+        let checkpoint = random(1);
+        checkpoint.check("random").unwrap();
+        assert_eq!(checkpoint, random(1));
+        assert_ne!(checkpoint.tensors, random(2).tensors);
+        let spread = |name: &str, centre: f32| {
+            let (_, values) = &checkpoint.tensors[name];
+            (values.iter().map(|x| (x - centre).powi(2)).sum::<f32>() / values.len() as f32).sqrt()
+        };
+        let fan_in = (32.0f32 * 9.0).sqrt();
+        for last in ["enc.4x4_block0.conv1.weight", "dec.4x4_aux_conv.weight"] {
+            assert!((spread(last, 0.0) * fan_in - 1.0).abs() < 0.1, "{last}");
+        }
+        assert!((spread("dec.4x4_aux_norm.weight", 1.0) - 0.2).abs() < 0.1);
+        assert!(Checkpoint::random(Unet { blocks: 0, ..unet.clone() }, Role::Student, 1).is_err());
     }
 
     fn error(checkpoint: &Checkpoint) -> String {

@@ -86,7 +86,7 @@ impl Unet {
     }
 }
 
-/// A network of the paper by its name.
+/// A network by its name.
 #[derive(Clone, Copy, Debug)]
 pub struct Preset {
     /// Name, as a command takes it.
@@ -117,8 +117,11 @@ impl Preset {
     }
 }
 
-/// The networks of Table 9, with the sizes that give its parameter counts, and the teachers.
+/// The networks of Table 9, with the sizes that give its parameter counts, and the teachers; before them two students
+/// that are smaller than any of the paper.
 pub const PRESETS: &[Preset] = &[
+    Preset::student("nano", "student for the smallest devices", 16, &[1, 2, 2], 1),
+    Preset::student("small", "student between nano and 3m", 32, &[1, 2, 2], 2),
     Preset::student("3m", "student of Table 9", 64, &[1, 1, 2], 1),
     Preset::student("7m", "student of Table 9", 64, &[1, 2, 2], 2),
     Preset::student("16m", "student of Table 9", 96, &[1, 2, 2], 2),
@@ -152,7 +155,11 @@ mod tests {
     use super::*;
 
     /// Name, size, parameters, GMAC as published in the table of sizes (`docs/distillation.md`).
-    const TABLE: [(&str, u16, usize, &str); 12] = [
+    const TABLE: [(&str, u16, usize, &str); 16] = [
+        ("nano", 32, 317_699, "0.087"),
+        ("nano", 64, 317_699, "0.319"),
+        ("small", 32, 1_754_147, "0.452"),
+        ("small", 64, 1_754_147, "1.699"),
         ("3m", 32, 3_437_123, "0.736"),
         ("3m", 64, 3_536_195, "2.920"),
         ("7m", 32, 6_989_891, "1.751"),
@@ -188,7 +195,8 @@ mod tests {
 
     #[test]
     fn s_conditioning_costs_one_more_mlp() {
-        for (name, extra) in [("3m", 82_432), ("7m", 82_432), ("16m", 185_088), ("28m", 328_704)] {
+        let extra = [5_248, 20_736, 82_432, 82_432, 185_088, 328_704];
+        for (name, extra) in ["nano", "small", "3m", "7m", "16m", "28m"].into_iter().zip(extra) {
             let plain = Unet::preset(name, None).unwrap();
             let student = Unet { s_conditioning: SConditioning::TiedMean, ..plain.clone() };
             let count = |unet: &Unet| unet.graph().unwrap().parameter_count();

@@ -9,9 +9,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use traflow_export::{Options, export};
-use traflow_graph::checkpoint::{Checkpoint, Role, Tensors, parameters};
+use traflow_graph::checkpoint::{Checkpoint, Role};
 use traflow_graph::model::{Dtype, Model};
-use traflow_graph::noise::Noise;
 use traflow_graph::unet::{Architecture, SConditioning, Unet};
 use traflow_runtime::Engine;
 
@@ -22,7 +21,7 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
 }
 
-/// A student with weights that keep values near 1.
+/// A student of random weights.
 fn checkpoint() -> Checkpoint {
     let unet = Unet {
         architecture: Architecture::Ddpmpp,
@@ -34,17 +33,7 @@ fn checkpoint() -> Checkpoint {
         augment_labels: 0,
         s_conditioning: SConditioning::TiedMean,
     };
-    let mut tensors = Tensors::new();
-    for (index, (name, shape)) in parameters(&unet.graph().unwrap()).into_iter().enumerate() {
-        let mut values = vec![0.0; shape.iter().product()];
-        Noise::stream(1, index as u32).fill(&mut values);
-        let fan_in: usize = shape[1..].iter().product();
-        let centre = f32::from(u8::from(shape.len() == 1 && name.ends_with(".weight")));
-        let spread = if shape.len() == 1 { 0.2 } else { (fan_in as f32).sqrt().recip() };
-        values.iter_mut().for_each(|value| *value = centre + spread * *value);
-        tensors.insert(name, (shape, values));
-    }
-    Checkpoint { unet, role: Role::Student, provenance: serde_json::Map::new(), tensors }
+    Checkpoint::random(unet, Role::Student, 1).unwrap()
 }
 
 fn picture(file: &[u8]) -> Vec<f32> {

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use traflow_graph::checkpoint::{Checkpoint, Precision, Role};
-use traflow_graph::unet::{self, Unet};
+use traflow_graph::unet::{self, SConditioning, Unet};
 use traflow_trainer::device::DeviceName;
 use traflow_trainer::distill::{self, DistillConfig};
 use traflow_trainer::evaluate::Report;
@@ -31,6 +31,7 @@ use traflow_trainer::{data, initial, picture};
     after_help = "\
 Examples:
   traflow plan --preset 16m
+  traflow init --preset nano -o random.safetensors
   traflow teacher configs/fashion-teacher.toml --images train-images-idx3-ubyte.gz -o teacher.safetensors
   traflow pairs teacher.safetensors --count 8192 -o pairs
   traflow distill configs/fashion-student.toml --teacher teacher.safetensors --pairs pairs -o student.safetensors
@@ -50,6 +51,7 @@ enum Command {
     Sample(SampleArgs),
     Eval(EvalArgs),
     Plan(PlanArgs),
+    Init(InitArgs),
 }
 
 /// Where a training runs and what it leaves.
@@ -199,7 +201,7 @@ struct PlanArgs {
     /// Configuration of a teacher.
     #[arg(required_unless_present = "preset", conflicts_with = "preset")]
     config: Option<PathBuf>,
-    /// Network of the paper: 3m, 7m, 16m, 28m, 1-rf, edm-cifar or edm-ffhq.
+    /// Network by its name: nano, small, 3m, 7m, 16m, 28m, 1-rf, edm-cifar or edm-ffhq.
     #[arg(long)]
     preset: Option<String>,
     /// Height and width of the pictures of a preset [default: its own].
@@ -208,6 +210,23 @@ struct PlanArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Writes a student of random weights that was never trained, for benchmarks and tests: every layer takes part.
+#[derive(Args)]
+struct InitArgs {
+    /// Network by its name: nano, small, 3m, 7m, 16m, 28m, 1-rf, edm-cifar or edm-ffhq.
+    #[arg(long)]
+    preset: String,
+    /// Height and width of the pictures [default: the preset's own].
+    #[arg(long)]
+    size: Option<u16>,
+    /// Seed of the weights.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Checkpoint to write.
+    #[arg(short, long)]
+    output: PathBuf,
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -226,6 +245,7 @@ fn main() -> ExitCode {
         Command::Sample(args) => make_samples(&args),
         Command::Eval(args) => evaluate(&args),
         Command::Plan(args) => plan(&args),
+        Command::Init(args) => init(&args),
     };
     match run {
         Ok(()) => ExitCode::SUCCESS,
@@ -356,10 +376,7 @@ fn evaluate(args: &EvalArgs) -> Result<()> {
 
 fn plan(args: &PlanArgs) -> Result<()> {
     let unet = match (&args.preset, &args.config) {
-        (Some(name), _) => Unet::preset(name, args.size).with_context(|| {
-            let names: Vec<&str> = unet::PRESETS.iter().map(|preset| preset.name).collect();
-            format!("there is no preset {name}, only {}", names.join(", "))
-        })?,
+        (Some(name), _) => preset(name, args.size)?,
         (None, Some(path)) => read_config::<TeacherConfig>(path)?.network,
         (None, None) => bail!("name a configuration or a preset"),
     };
@@ -370,6 +387,28 @@ fn plan(args: &PlanArgs) -> Result<()> {
         println!("{sizes}");
     }
     Ok(())
+}
+
+fn init(args: &InitArgs) -> Result<()> {
+    let unet = Unet { s_conditioning: SConditioning::TiedMean, ..preset(&args.preset, args.size)? };
+    let mut checkpoint = Checkpoint::random(unet, Role::Student, args.seed)?;
+    checkpoint.provenance.insert("command".into(), json!(command_line()));
+    checkpoint.write(&args.output, Precision::F32)?;
+    println!("{}", args.output.display());
+    Ok(())
+}
+
+/// The network of a preset.
+fn preset(name: &str, size: Option<u16>) -> Result<Unet> {
+    Unet::preset(name, size).with_context(|| {
+        let names: Vec<&str> = unet::PRESETS.iter().map(|preset| preset.name).collect();
+        format!("there is no preset {name}, only {}", names.join(", "))
+    })
+}
+
+/// The command as it was given, for the provenance of what it writes.
+fn command_line() -> String {
+    std::env::args().collect::<Vec<_>>().join(" ")
 }
 
 /// A sampler in the words of a report.
@@ -405,7 +444,7 @@ impl TrainingArgs {
         provenance: [(&str, Value); N],
     ) -> Result<()> {
         let mut provenance = Map::from_iter(provenance.map(|(key, value)| (key.to_owned(), value)));
-        provenance.insert("command".into(), json!(std::env::args().collect::<Vec<_>>().join(" ")));
+        provenance.insert("command".into(), json!(command_line()));
         let checkpoint = Checkpoint { unet, role, provenance, tensors: network.tensors()? };
         checkpoint.write(&self.output, if self.fp16 { Precision::F16 } else { Precision::F32 })?;
         println!("{}", self.output.display());
