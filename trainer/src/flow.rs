@@ -162,11 +162,15 @@ pub fn step(network: &Network, x: Tensor<4>, times: &Times) -> Tensor<4> {
     x + u * per_picture(times.s.clone() - times.t.clone())
 }
 
-/// Generates with N equal steps of the map (Algorithm 1, grid n/N).
-pub fn generate(network: &Network, noise: Tensor<4>, steps: usize) -> Tensor<4> {
+/// Generates with one step of the map between each two of the times, which fall from 1 to 0 (Algorithm 1).
+pub fn generate(network: &Network, noise: Tensor<4>, grid: &[f32]) -> Tensor<4> {
     let (n, device) = (noise.dims()[0], noise.device());
-    let grid = |k: usize| (k as f32) / (steps as f32);
-    (0..steps).rev().fold(noise, |x, k| step(network, x, &times(grid(k + 1), grid(k), n, &device)))
+    grid.windows(2).fold(noise, |x, pair| step(network, x, &times(pair[0], pair[1], n, &device)))
+}
+
+/// The times n/N, from 1 to 0.
+pub fn uniform_grid(steps: usize) -> Vec<f32> {
+    (0..=steps).rev().map(|n| n as f32 / steps as f32).collect()
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use traflow_trainer::pairs::{self, Recipe};
 use traflow_trainer::plan::Sizes;
 use traflow_trainer::run::{Intervals, Progress, Run};
 use traflow_trainer::sample::{Sampler, sample};
-use traflow_trainer::solver::Solver;
+use traflow_trainer::solver::{Solver, gaussian};
 use traflow_trainer::teacher::{self, TeacherConfig};
 use traflow_trainer::{data, initial, picture};
 
@@ -52,6 +52,8 @@ enum Command {
     Eval(EvalArgs),
     Plan(PlanArgs),
     Init(InitArgs),
+    /// Prints the error of each solver against its steps, where the flow is known: data N(0.7, 0.35²).
+    Solvers,
 }
 
 /// Where a training runs and what it leaves.
@@ -101,6 +103,35 @@ struct SolverArgs {
     /// Solver of a teacher's ODE.
     #[arg(long, value_enum, default_value_t = Solver::Heun)]
     solver: Solver,
+}
+
+/// The steps of a student that are not equally long.
+#[derive(Args)]
+struct GridArgs {
+    /// Times of a student's steps, falling from 1; the last step goes to 0.
+    #[arg(long, value_delimiter = ',', conflicts_with = "steps", value_name = "1,…")]
+    times: Option<Vec<f32>>,
+}
+
+impl GridArgs {
+    /// The samplers of a checkpoint: one for each number of steps, or that of the times.
+    fn samplers(&self, role: Role, solver: Solver, steps: &[usize]) -> Result<Vec<Sampler>> {
+        let Some(times) = &self.times else {
+            return Ok(steps.iter().map(|&steps| Sampler::new(role, solver, steps)).collect());
+        };
+        ensure!(role == Role::Student, "--times is for students: a teacher has --solver and --steps");
+        let grid = [times.as_slice(), &[0.0]].concat();
+        ensure!(
+            grid[0] == 1.0 && grid.windows(2).all(|pair| pair[0] > pair[1]),
+            "--times {}: they do not fall from 1 towards 0",
+            join(times)
+        );
+        Ok(vec![Sampler::Grid(grid)])
+    }
+}
+
+fn join(times: &[f32]) -> String {
+    times.iter().map(f32::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Solves a teacher's ODE for many seeds and keeps the pictures: what a student learns from.
@@ -157,6 +188,8 @@ struct SampleArgs {
     #[arg(long, default_value_t = 1, value_parser = positive)]
     steps: usize,
     #[command(flatten)]
+    grid: GridArgs,
+    #[command(flatten)]
     solver: SolverArgs,
     #[command(flatten)]
     device: DeviceArgs,
@@ -180,6 +213,8 @@ struct EvalArgs {
     /// Numbers of steps.
     #[arg(long, value_delimiter = ',', default_value = "1", value_parser = positive)]
     steps: Vec<usize>,
+    #[command(flatten)]
+    grid: GridArgs,
     #[command(flatten)]
     solver: SolverArgs,
     /// Number of pictures.
@@ -246,6 +281,10 @@ fn main() -> ExitCode {
         Command::Eval(args) => evaluate(&args),
         Command::Plan(args) => plan(&args),
         Command::Init(args) => init(&args),
+        Command::Solvers => {
+            println!("{}", gaussian::table());
+            Ok(())
+        }
     };
     match run {
         Ok(()) => ExitCode::SUCCESS,
@@ -279,7 +318,7 @@ fn make_pairs(args: &PairsArgs) -> Result<()> {
     let sampler = Sampler::Ode(args.solver.solver, args.steps);
     let recipe = Recipe {
         teacher: digest,
-        sampler: describe(sampler),
+        sampler: describe(&sampler),
         first_seed: args.seed,
         shape: teacher.unet.image(),
     };
@@ -318,7 +357,7 @@ fn make_samples(args: &SampleArgs) -> Result<()> {
     let (checkpoint, _) = read_checkpoint(&args.checkpoint)?;
     let network = initial::from_checkpoint(&checkpoint, &device)?;
     let seeds: Vec<u64> = (0..args.count as u64).map(|i| args.seed.wrapping_add(i)).collect();
-    let sampler = Sampler::new(checkpoint.role, args.solver.solver, args.steps);
+    let sampler = args.grid.samplers(checkpoint.role, args.solver.solver, &[args.steps])?.remove(0);
     let bar = Bar::new(args.count);
     let shape = checkpoint.unet.image();
     let pictures = sample(&network, sampler, &seeds, shape, &mut |done| bar.set(done))?;
@@ -358,9 +397,8 @@ fn evaluate(args: &EvalArgs) -> Result<()> {
     if let Some(path) = &args.checkpoint {
         let (checkpoint, _) = read_checkpoint(path)?;
         let network = initial::from_checkpoint(&checkpoint, &device)?;
-        for &steps in &args.steps {
-            let sampler = Sampler::new(checkpoint.role, args.solver.solver, steps);
-            let what = format!("{}, {}", checkpoint.role.name(), describe(sampler));
+        for sampler in args.grid.samplers(checkpoint.role, args.solver.solver, &args.steps)? {
+            let what = format!("{}, {}", checkpoint.role.name(), describe(&sampler));
             let bar = Bar::new(args.count);
             let seeds = (args.seed, args.count);
             report.judge_network(&features, &network, sampler, what, seeds, &mut |done| bar.set(done))?;
@@ -412,13 +450,13 @@ fn command_line() -> String {
 }
 
 /// A sampler in the words of a report.
-fn describe(sampler: Sampler) -> String {
+fn describe(sampler: &Sampler) -> String {
     let plural = |steps: usize| if steps == 1 { "1 step".to_owned() } else { format!("{steps} steps") };
     match sampler {
         Sampler::Ode(Solver::Rk45, _) => "rk45".to_owned(),
-        Sampler::Ode(Solver::Heun, steps) => format!("heun {}", plural(steps)),
-        Sampler::Ode(_, steps) => format!("euler {}", plural(steps)),
-        Sampler::Map(steps) => plural(steps),
+        Sampler::Ode(solver, steps) => format!("{solver} {}", plural(*steps)),
+        Sampler::Map(steps) => plural(*steps),
+        Sampler::Grid(times) => format!("{} at {}", plural(times.len() - 1), join(&times[..times.len() - 1])),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The graph, interpreted with Burn's tensors.
 //!
 //! A network is its graph and a flat list of named parameters; the optimiser, the moving average and the checkpoint
-//! are loops over that list. [`Network::forward`] is the only place that knows what an [`Op`] does to a tensor.
+//! are loops over that list. [`Network::forward`] is the only place that knows what an [`Op`] does to a tensor, and
+//! [`Network::tangent`] the only one that knows its derivative.
 
 use burn::tensor::activation::{silu, softmax};
 use burn::tensor::module::conv2d;
@@ -12,6 +13,10 @@ use traflow_graph::graph::{Graph, Node};
 use traflow_graph::op::{Op, Time};
 
 use crate::kernels;
+
+mod tangent;
+
+pub use tangent::Direction;
 
 /// Times of a batch: t, where each picture is, and s ≤ t, where it goes. Both have one element a picture.
 #[derive(Clone, Debug)]
@@ -199,16 +204,23 @@ impl Network {
 /// `sin(999 x f_i)`, then `cos(999 x f_i)`, with `f_i = 10000^(-i / (channels/2 - 1))`. An angle is at most 999, which an
 /// f32 holds to 3e-5: so far the exporter, which computes it in f64, may differ.
 fn embedding(time: Tensor<4>, channels: usize) -> Tensor<4> {
-    let half = channels / 2;
-    let device = time.device();
-    let frequencies: Vec<f32> =
-        (0..half).map(|i| (999.0 * 1e4f64.powf(-(i as f64) / (half as f64 - 1.0))) as f32).collect();
-    let frequencies = Tensor::<1>::from_floats(frequencies.as_slice(), &device).reshape([1, -1, 1, 1]);
-    let angle = time * frequencies;
+    let angle = time.clone() * frequencies(channels, &time.device());
     Tensor::cat(vec![angle.clone().sin(), angle.cos()], 1)
 }
 
-fn convolution(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>, kernel: usize) -> Tensor<4> {
+fn frequencies(channels: usize, device: &Device) -> Tensor<4> {
+    let half = channels / 2;
+    let frequencies: Vec<f32> =
+        (0..half).map(|i| (999.0 * 1e4f64.powf(-(i as f64) / (half as f64 - 1.0))) as f32).collect();
+    Tensor::<1>::from_floats(frequencies.as_slice(), device).reshape([1, -1, 1, 1])
+}
+
+pub(crate) fn convolution(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    kernel: usize,
+) -> Tensor<4> {
     let [n, c, h, w] = x.dims();
     if h * w == 1 {
         let out = weight.dims()[0];

@@ -82,7 +82,9 @@ pub fn generate(
             continue;
         }
         let seeds: Vec<u64> = (0..length).map(|index| recipe.seed(shard, index)).collect();
-        let images = sample(network, sampler, &seeds, recipe.shape, &mut |done| progress(start + done))?;
+        let images = sample(network, sampler.clone(), &seeds, recipe.shape, &mut |done| {
+            progress(start + done);
+        })?;
         ensure!(
             images.iter().all(|x| x.is_finite()),
             "the teacher's pictures of seeds {} to {} are not finite numbers",

@@ -89,11 +89,7 @@ struct Signal {
 
 impl Signal {
     /// Computes the losses of some pictures and their gradient.
-    fn new(
-        network: &Network,
-        dice: &Dice,
-        losses: &impl Fn(&Network, &Dice) -> Vec<Term>,
-    ) -> Result<Self> {
+    fn new(network: &Network, dice: &Dice, losses: &impl Fn(&Network, &Dice) -> Vec<Term>) -> Result<Self> {
         // Parts have parameters of their own: Burn goes back through graphs that share a tensor one after another.
         let network = network.tracked();
         let terms = losses(&network, dice);

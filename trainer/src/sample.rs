@@ -14,12 +14,14 @@ use crate::solver::{self, Solver, State};
 const BATCH: usize = 64;
 
 /// How pictures are made of noise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Sampler {
     /// A teacher's ODE, by a solver with this number of steps.
     Ode(Solver, usize),
-    /// A student's map, with this number of steps (Algorithm 1).
+    /// A student's map, with this number of equal steps (Algorithm 1).
     Map(usize),
+    /// A student's map, with a step between each two of these times, which fall from 1 to 0 (Algorithm 1).
+    Grid(Vec<f32>),
 }
 
 impl Sampler {
@@ -32,15 +34,16 @@ impl Sampler {
     }
 
     /// Pictures from noise, `[n, c, h, w]`, and the number of evaluations of the network.
-    pub fn run(self, network: &Network, noise: Tensor<4>) -> (Tensor<4>, usize) {
+    pub fn run(&self, network: &Network, noise: Tensor<4>) -> (Tensor<4>, usize) {
         match self {
-            Sampler::Map(steps) => (flow::generate(network, noise, steps), steps),
+            Sampler::Map(steps) => (flow::generate(network, noise, &flow::uniform_grid(*steps)), *steps),
+            Sampler::Grid(times) => (flow::generate(network, noise, times), times.len() - 1),
             Sampler::Ode(solver, steps) => {
                 let (n, device) = (noise.dims()[0], noise.device());
                 let mut velocity = |x: &Tensor<4>, t: f64| {
                     network.forward(x.clone(), &flow::times(t as f32, t as f32, n, &device))
                 };
-                let solution = solver::solve(solver, steps, noise, &mut velocity);
+                let solution = solver::solve(*solver, *steps, noise, &mut velocity);
                 (solution.x, solution.evaluations)
             }
         }
@@ -75,6 +78,10 @@ pub fn sample(
 }
 
 impl State for Tensor<4> {
+    fn scaled(&self, factor: f64) -> Self {
+        self.clone() * factor
+    }
+
     fn add_scaled(&self, terms: &[(f64, &Self)]) -> Self {
         terms.iter().fold(self.clone(), |sum, (factor, x)| sum + (*x).clone() * *factor)
     }
