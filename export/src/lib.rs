@@ -5,9 +5,14 @@
 //! network as it was trained ([`mod@verify`]): what this crate returns has been seen to give the right pictures.
 #![forbid(unsafe_code)]
 
+pub mod calibrate;
 pub mod fold;
 pub mod fuse;
+pub mod integer;
+pub mod integers;
 pub mod network;
+pub mod quality;
+pub mod quantise;
 pub mod reference;
 pub mod report;
 pub mod verify;
@@ -58,6 +63,8 @@ pub enum ExportError {
     Write(#[from] WriteError),
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    #[error(transparent)]
+    Integers(#[from] integers::IntegersError),
 }
 
 /// Turns a checkpoint into a model file. The same checkpoint and options are the same bytes.
@@ -96,7 +103,7 @@ pub fn schedules(steps: &[u32]) -> Vec<Vec<Moment>> {
 }
 
 /// Where the file comes from, as JSON.
-fn provenance(checkpoint: &Checkpoint, weights: Dtype, schedules: &[Vec<Moment>]) -> String {
+pub(crate) fn provenance(checkpoint: &Checkpoint, weights: Dtype, schedules: &[Vec<Moment>]) -> String {
     let steps: Vec<usize> = schedules.iter().map(Vec::len).collect();
     json!({
         "checkpoint": checkpoint.provenance,
