@@ -44,7 +44,7 @@ impl Default for Options {
             seeds: 16,
             per_step: false,
             correct_bias: true,
-            island_share: 0.05,
+            island_share: 0.02,
         }
     }
 }

@@ -89,7 +89,7 @@ struct Calibration {
     #[arg(long, requires = "int8")]
     no_bias_correction: bool,
     /// Values that cause more than this part of the picture's error get 16 bits
-    #[arg(long, default_value_t = 0.05, value_name = "PART", requires = "int8")]
+    #[arg(long, default_value_t = 0.02, value_name = "PART", requires = "int8")]
     island_share: f64,
 }
 

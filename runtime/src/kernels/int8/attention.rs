@@ -1,16 +1,18 @@
 use super::{ValuesMut, scale};
 
-/// `65535 · 2^(-i / 256)`, rounded, and what follows after 1.
+/// `65535 · 2^(-i / 256)`, rounded to the nearest, half up.
 static POWERS: [u16; 257] = {
     let mut powers = [0; 257];
     // 2⁶³ times the power, and 2⁶³ times 2^(-1 / 256).
     let (mut power, step) = (1u128 << 63, 9_198_432_556_164_277_331_u128);
     let mut i = 0;
-    while i < 257 {
+    while i < 256 {
         powers[i] = ((65535 * power + (1 << 62)) >> 63) as u16;
         power = (power * step) >> 63;
         i += 1;
     }
+    // Exactly between two integers, so the upper one.
+    powers[256] = 32768;
     powers
 };
 
@@ -94,6 +96,9 @@ mod tests {
 
     #[test]
     fn powers_are_right_in_16_bits() {
+        for (i, &power) in POWERS.iter().enumerate() {
+            assert_eq!(power, (65535.0 * f64::exp2(-(i as f64) / 256.0)).round() as u16);
+        }
         for z in 0..20u64 << 16 {
             let exact = 65535.0 * f64::exp2(-(z as f64) / 65536.0);
             assert!((f64::from(power(z)) - exact).abs() < 1.05, "{z}: {} is not {exact}", power(z));

@@ -111,21 +111,19 @@ impl Conv2d<'_> {
         sums: &mut [[[i32; PANEL]; TILE]; 2],
     ) {
         let last = self.shape.pixels() - 1;
-        let mut rows = panel.chunks_exact(width * QUAD);
-        for tap in 0..self.kernel * self.kernel {
+        let channels = usize::from(self.shape.channels);
+        let row = width * QUAD;
+        let whole = width == PANEL && channels.is_multiple_of(QUAD);
+        for (tap, panel) in panel.chunks_exact(channels.div_ceil(QUAD) * row).enumerate() {
             // Pixels after the last one repeat it, and are not stored.
             let pixels: [&[X]; TILE] = from_fn(|i| self.pixel(x, beside, last.min(start + i), tap));
-            for first in (0..usize::from(self.shape.channels)).step_by(QUAD) {
-                let Some(row) = rows.next() else { return };
-                let part = usize::from(first >= self.split);
-                let zero = self.zeros[part];
-                let weights: &[[i8; QUAD]] = row.as_chunks().0;
-                for (pixel, sums) in pixels.iter().zip(&mut sums[part]) {
-                    // Channels that only fill the quad have no weight.
-                    let x: [i32; QUAD] = from_fn(|i| pixel.get(first + i).map_or(0, |&x| x.into() - zero));
-                    for (sum, w) in sums.iter_mut().zip(weights) {
-                        *sum += (0..QUAD).map(|i| x[i] * i32::from(w[i])).sum::<i32>();
-                    }
+            let (panel, second) = panel.split_at(self.split.div_ceil(QUAD) * row);
+            let [first, rest] =
+                [0..self.split, self.split..channels].map(|part| pixels.map(|x| &x[part.clone()]));
+            for (part, (pixels, panel)) in [(first, panel), (rest, second)].into_iter().enumerate() {
+                match whole {
+                    true => whole_panel(pixels, self.zeros[part], panel, &mut sums[part]),
+                    false => any_panel(pixels, self.zeros[part], panel, row, &mut sums[part]),
                 }
             }
         }
@@ -185,6 +183,51 @@ impl Conv2d<'_> {
                     sum += i128::from(r) * i128::from(self.residual);
                 }
                 self.y.set(index, (sum >> self.shift) as i64);
+            }
+        }
+    }
+}
+
+/// Adds the products of pixels with the rows of a panel of [`PANEL`] output channels. Products are added in pairs,
+/// which LLVM makes one instruction of where a processor has it.
+fn whole_panel<X: Element>(pixels: [&[X]; TILE], zero: i32, panel: &[i8], sums: &mut [[i32; PANEL]; TILE]) {
+    let mut pairs = [[0i32; 2 * PANEL]; TILE];
+    let [a, b, c, d] = pixels.map(|pixel| pixel.as_chunks::<QUAD>().0);
+    let rows = panel.as_chunks::<{ PANEL * QUAD }>().0;
+    for ((((a, b), c), d), row) in a.iter().zip(b).zip(c).zip(d).zip(rows) {
+        let weights: [i16; PANEL * QUAD] = from_fn(|i| row[i].into());
+        for (quad, pairs) in [a, b, c, d].into_iter().zip(&mut pairs) {
+            // The difference of two numbers of 8 bits fits 16; numbers of 16 bits have no zero point.
+            let x: [i16; QUAD] = from_fn(|i| (quad[i].into() - zero) as i16);
+            let x: [i16; PANEL * QUAD] = from_fn(|i| x[i % QUAD]);
+            for i in 0..2 * PANEL {
+                let (even, odd) = (2 * i, 2 * i + 1);
+                pairs[i] += i32::from(weights[even]) * i32::from(x[even])
+                    + i32::from(weights[odd]) * i32::from(x[odd]);
+            }
+        }
+    }
+    for (sums, pairs) in sums.iter_mut().zip(pairs) {
+        for (sum, [a, b]) in sums.iter_mut().zip(pairs.as_chunks().0) {
+            *sum += a + b;
+        }
+    }
+}
+
+/// The same for a panel of fewer output channels, and for channels that fill no quad.
+fn any_panel<X: Element>(
+    pixels: [&[X]; TILE],
+    zero: i32,
+    panel: &[i8],
+    row: usize,
+    sums: &mut [[i32; PANEL]; TILE],
+) {
+    for (pixel, sums) in pixels.iter().zip(sums) {
+        for (quad, row) in pixel.chunks(QUAD).zip(panel.chunks_exact(row)) {
+            for (sum, weights) in sums.iter_mut().zip(row.as_chunks::<QUAD>().0) {
+                // Channels that only fill the quad have no weight.
+                let products = quad.iter().zip(weights).map(|(&x, &w)| (x.into() - zero) * i32::from(w));
+                *sum += products.sum::<i32>();
             }
         }
     }
