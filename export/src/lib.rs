@@ -7,10 +7,15 @@
 //! For other runtimes a checkpoint becomes an ONNX file ([`mod@onnx`]).
 #![forbid(unsafe_code)]
 
+pub mod calibrate;
 pub mod fold;
 pub mod fuse;
+pub mod integer;
+pub mod integers;
 pub mod network;
 pub mod onnx;
+pub mod quality;
+pub mod quantise;
 pub mod reference;
 pub mod report;
 pub mod verify;
@@ -64,6 +69,8 @@ pub enum ExportError {
     Verify(#[from] VerifyError),
     #[error(transparent)]
     Onnx(#[from] OnnxError),
+    #[error(transparent)]
+    Integers(#[from] integers::IntegersError),
 }
 
 /// Turns a checkpoint into a model file. The same checkpoint and options are the same bytes.
@@ -76,15 +83,13 @@ pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, Ex
     let folded = fold(&trained, &schedules.concat())?;
     let fused = fuse(folded)?;
     let plan = plan(&fused.graph, 4);
-    let steps: Vec<usize> = schedules.iter().map(Vec::len).collect();
-    let made = json!({ "format": VERSION, "precision": precision(options.weights), "steps": steps });
     let file = write(&ModelSource {
         graph: &fused.graph,
         plan: &plan,
         schedules: &schedules,
         parameters: &fused.single(),
         weights: options.weights,
-        provenance: &provenance(checkpoint, &made),
+        provenance: &provenance(checkpoint, &made(options.weights, &schedules)),
     })?;
     let differences = verify(&trained, &fused, &file, options.weights, &schedules)?;
     let report = Report::new(&trained, &fused, &plan, options.weights, file.len(), differences);
@@ -103,8 +108,14 @@ pub fn schedules(steps: &[u32]) -> Vec<Vec<Moment>> {
     steps.into_iter().map(of).collect()
 }
 
+/// How this export makes a file, for its provenance.
+pub(crate) fn made(weights: Dtype, schedules: &[Vec<Moment>]) -> Value {
+    let steps: Vec<usize> = schedules.iter().map(Vec::len).collect();
+    json!({ "format": VERSION, "precision": precision(weights), "steps": steps })
+}
+
 /// Where a file comes from, as JSON; `made` says how this export made it.
-fn provenance(checkpoint: &Checkpoint, made: &Value) -> String {
+pub(crate) fn provenance(checkpoint: &Checkpoint, made: &Value) -> String {
     json!({
         "checkpoint": checkpoint.provenance,
         "export": made,

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, Parser};
+use clap::{Args, Parser, ValueEnum};
 use serde_json::{Value, json};
-use traflow_export::{Options, export, onnx};
+use traflow_export::calibrate::Observer;
+use traflow_export::{ExportError, Exported, Options, export, integers, onnx};
 use traflow_graph::checkpoint::Checkpoint;
 use traflow_graph::file;
 use traflow_graph::model::Dtype;
@@ -20,6 +21,7 @@ Examples:
   traflow-export student.safetensors --fp16 -o digits.traflow
   traflow-export student.safetensors --f32 --steps 1,2,4 -o digits.traflow
   traflow-export student.safetensors --onnx digits.onnx --test-data test_data_set_0
+  traflow-export student.safetensors --int8 --observer percentile -o digits.traflow
   traflow-export teacher.safetensors --fp16 --steps 100 -o teacher.traflow --json";
 
 /// Turns a checkpoint into a model file, or into an ONNX file for other runtimes.
@@ -39,6 +41,8 @@ struct Arguments {
         value_parser = clap::value_parser!(u32).range(1..=1000),
     )]
     steps: Vec<u32>,
+    #[command(flatten)]
+    calibration: Calibration,
     /// Model file to write
     #[arg(short, long, value_name = "FILE", requires = "Precision", required_unless_present = "onnx")]
     output: Option<PathBuf>,
@@ -62,6 +66,50 @@ struct Precision {
     /// Round weights to half precision
     #[arg(long)]
     fp16: bool,
+    /// Compute with integers of 8 bits alone, and the same bits on every machine
+    #[arg(long)]
+    int8: bool,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "With --int8")]
+struct Calibration {
+    /// How the ranges of values are chosen
+    #[arg(long, value_enum, default_value = "mse", requires = "int8")]
+    observer: ObserverName,
+    /// Part of the numbers that --observer percentile keeps, in percent
+    #[arg(long, default_value_t = 99.99, requires = "int8")]
+    percentile: f64,
+    /// Seeds that ranges are chosen from
+    #[arg(
+        long,
+        default_value_t = 16,
+        value_name = "N",
+        requires = "int8",
+        value_parser = clap::value_parser!(u64).range(1..=4096),
+    )]
+    calibration_seeds: u64,
+    /// Ranges of their own for each step
+    #[arg(long, requires = "int8")]
+    per_step: bool,
+    /// Leave biases as they are where rounded weights change the mean
+    #[arg(long, requires = "int8")]
+    no_bias_correction: bool,
+    /// Values that cause more than this part of the picture's error get 16 bits
+    #[arg(long, default_value_t = 0.02, value_name = "PART", requires = "int8")]
+    island_share: f64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ObserverName {
+    /// From the least number to the largest
+    Minmax,
+    /// Without the outermost numbers
+    Percentile,
+    /// Least mean squared error
+    Mse,
+    /// Least Kullback-Leibler divergence
+    Kl,
 }
 
 fn main() -> ExitCode {
@@ -99,11 +147,9 @@ fn run(arguments: &Arguments) -> Result<()> {
 
 /// Writes a model file; gives the report as JSON and as text.
 fn to_model(checkpoint: &Checkpoint, arguments: &Arguments, output: &Path) -> Result<(Value, String)> {
-    let weights = if arguments.precision.f32 { Dtype::F32 } else { Dtype::F16 };
-    let exported = export(checkpoint, &Options { weights, steps: arguments.steps.clone() })
-        .with_context(|| exporting(arguments))?;
-    write(output, &exported.file)?;
-    Ok((exported.report.json(), exported.report.to_string()))
+    let (file, json, text) = exported(checkpoint, arguments).with_context(|| exporting(arguments))?;
+    write(output, &file)?;
+    Ok((json, text))
 }
 
 /// Writes an ONNX file; gives the report as JSON and as text.
@@ -130,6 +176,32 @@ fn exporting(arguments: &Arguments) -> String {
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     file::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+}
+
+/// A model file, and the report on it as JSON and as text.
+fn exported(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<(Vec<u8>, Value, String), ExportError> {
+    let (Precision { f32: single, int8, .. }, calibration) = (&arguments.precision, &arguments.calibration);
+    let steps = arguments.steps.clone();
+    if *int8 {
+        let options = integers::Options {
+            steps,
+            observer: match calibration.observer {
+                ObserverName::Minmax => Observer::MinMax,
+                ObserverName::Percentile => Observer::Percentile(calibration.percentile),
+                ObserverName::Mse => Observer::Mse,
+                ObserverName::Kl => Observer::Kl,
+            },
+            seeds: calibration.calibration_seeds,
+            per_step: calibration.per_step,
+            correct_bias: !calibration.no_bias_correction,
+            island_share: calibration.island_share,
+        };
+        let integers::Exported { file, report } = integers::export(checkpoint, &options)?;
+        return Ok((file, report.json(), report.to_string()));
+    }
+    let weights = if *single { Dtype::F32 } else { Dtype::F16 };
+    let Exported { file, report } = export(checkpoint, &Options { weights, steps })?;
+    Ok((file, report.json(), report.to_string()))
 }
 
 /// An error and its causes in one line. The messages of the libraries end with those of their causes, which are not

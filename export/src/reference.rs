@@ -42,7 +42,7 @@ pub fn generate(network: &Network, noise: &[f32], schedule: &[Moment], first: us
 }
 
 /// The value of one node.
-fn compute(network: &Network, index: usize, values: &[Vec<f64>], inputs: &Inputs<'_>) -> Vec<f64> {
+pub(crate) fn compute(network: &Network, index: usize, values: &[Vec<f64>], inputs: &Inputs<'_>) -> Vec<f64> {
     let nodes = network.graph.nodes();
     let (node, parameters) = (&nodes[index], &network.parameters[index]);
     let input = |place: usize| values[node.inputs[place].index()].as_slice();

@@ -62,6 +62,7 @@ pub const fn precision(weights: Dtype) -> &'static str {
     match weights {
         Dtype::F32 => "f32",
         Dtype::F16 => "fp16",
+        Dtype::I8 => "int8",
     }
 }
 
@@ -147,7 +148,7 @@ impl fmt::Display for Report {
 }
 
 /// A number with a comma after every three digits.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

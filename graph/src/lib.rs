@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`op`] | the operations and their one shape rule | – |
 //! | [`noise`] | the numbers that a picture starts from: counter-based and made of integers | – |
+//! | [`quant`] | what a network of 8-bit integers computes with | – |
 //! | [`model`] | the checked, zero-copy view of a model file | – |
 //! | [`graph`], [`unet`] | building a network from its configuration | `alloc` |
 //! | [`plan`] | where each value lies in the arena | `alloc` |
@@ -22,6 +23,7 @@ extern crate no_std_compat as std;
 pub mod model;
 pub mod noise;
 pub mod op;
+pub mod quant;
 
 #[cfg(feature = "alloc")]
 pub mod graph;

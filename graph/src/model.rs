@@ -6,7 +6,8 @@
 //! - every weight and every bias is inside the file, aligned, and overlaps nothing;
 //! - every value is inside the arena, no two values alive together share arena bytes, except a result that replaces
 //!   the input it may replace, and the scratch memory after them is enough for every kernel;
-//! - every schedule goes from t = 1 to t = 0 without a gap.
+//! - every schedule goes from t = 1 to t = 0 without a gap;
+//! - in a file of integers no sum of any node can overflow, whatever the picture.
 //!
 //! No accessor can fail after that. The format is specified in `docs/model-format.md`. Nothing is copied, so the bytes
 //! have to lie at an address that is a multiple of 4 ([`Aligned`]); the view is a few pointers, and needs no heap.
@@ -14,6 +15,7 @@
 use core::fmt;
 
 use crate::op::{Op, OpError, Parameters, Shape};
+use crate::quant::{self, Context, Integers};
 
 #[cfg(target_endian = "big")]
 compile_error!("model files are little-endian and are read without a copy");
@@ -42,7 +44,7 @@ pub const OUT_BLOCK: usize = 4;
 #[repr(C, align(64))]
 pub struct Aligned<T: ?Sized>(pub T);
 
-/// Number format of the weights of convolutions. Everything else is `f32`.
+/// Number format of the weights of convolutions. Everything else is `f32`, or integers where the weights are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dtype {
     /// 32-bit floating point.
@@ -50,6 +52,8 @@ pub enum Dtype {
     F32,
     /// 16-bit floating point (IEEE 754 binary16).
     F16,
+    /// 8-bit integers; the whole network computes with integers ([`crate::quant`]).
+    I8,
 }
 
 impl Dtype {
@@ -58,6 +62,7 @@ impl Dtype {
         match self {
             Dtype::F32 => 4,
             Dtype::F16 => 2,
+            Dtype::I8 => 1,
         }
     }
 }
@@ -93,7 +98,8 @@ pub struct Name {
 }
 
 impl Name {
-    fn new(name: &str) -> Self {
+    /// A name as an error shows it.
+    pub fn new(name: &str) -> Self {
         let mut len = name.len().min(47);
         while !name.is_char_boundary(len) {
             len -= 1;
@@ -166,6 +172,8 @@ pub enum NodeProblem {
     Bias,
     #[error("its bias has {0} rows, neither one nor one for each moment")]
     Rows(u32),
+    #[error("its integers break a bound of the arithmetic")]
+    Integers,
     #[error("a constant has a place in the arena, or another value has none")]
     Materialised,
     #[error("its value lies outside the arena or is not aligned")]
@@ -202,6 +210,8 @@ pub(crate) mod word {
     pub(crate) const WEIGHT: usize = 11;
     pub(crate) const BIAS: usize = 12;
     pub(crate) const ROWS: usize = 13;
+    pub(crate) const FORMAT: usize = 14;
+    pub(crate) const DIGEST: usize = 15;
 }
 
 /// "None" of an input and of an arena offset.
@@ -369,6 +379,7 @@ impl<'m> Model<'m> {
         let weights = match header[word::VERSION_DTYPE] >> 16 {
             0 => Dtype::F32,
             1 => Dtype::F16,
+            2 => Dtype::I8,
             _ => return Err(broken("the number format of the weights is unknown")),
         };
         if [word::ARENA, word::SCRATCH].iter().any(|&place| !header[place].is_multiple_of(ALIGN as u32)) {
@@ -442,15 +453,16 @@ impl<'m> Model<'m> {
             if steps == 0 || first as usize != next || end > self.moments.len() as u64 {
                 return Err(error("its moments are not those after the schedule before it"));
             }
-            let mut time = 1.0;
-            for &[t, s] in &self.moments[next..][..steps as usize] {
-                // NaN fails the comparisons.
-                if t != time || !(0.0 <= s && s < t) {
+            // The bits of numbers from 0 to 1 are ordered as the numbers, and a device may have no others.
+            let mut time = 1f32.to_bits();
+            for moment in &self.moments[next..][..steps as usize] {
+                let [t, s] = moment.map(f32::to_bits);
+                if t != time || s >= t {
                     return Err(error("its times do not fall from 1 to 0 without a gap"));
                 }
                 time = s;
             }
-            if time != 0.0 {
+            if time != 0 {
                 return Err(error("its times do not end at 0"));
             }
             next = end as usize;
@@ -481,7 +493,7 @@ impl<'m> Model<'m> {
         let op = decode(record).ok_or(NodeProblem::Op)?;
         if encode(op).is_none_or(|words| words[..] != record[word::OP..][..4])
             || record[word::SHAPE + 1] >> 16 != 0
-            || record[word::ROWS + 1..] != [0; 2]
+            || (self.weights != Dtype::I8 && record[word::FORMAT..] != [0; 2])
         {
             return Err(NodeProblem::Reserved);
         }
@@ -509,6 +521,9 @@ impl<'m> Model<'m> {
             return Err(NodeProblem::SecondImage);
         }
 
+        if self.weights == Dtype::I8 {
+            return self.check_integers(index, op, shapes, cursor);
+        }
         let parameters = op.parameters(shapes);
         let weights = (parameters.weights() * weight_dtype(op, self.weights).bytes()) as u64;
         tensor(cursor, record[word::WEIGHT], weights).ok_or(NodeProblem::Weight)?;
@@ -522,6 +537,43 @@ impl<'m> Model<'m> {
         }
         let biases = parameters.bias.unwrap_or(0) as u64 * u64::from(rows) * 4;
         tensor(cursor, record[word::BIAS], biases).ok_or(NodeProblem::Bias)
+    }
+
+    /// The tensors of a node of integers, and that it cannot overflow.
+    fn check_integers(
+        &self,
+        index: usize,
+        op: Op,
+        shapes: &[Shape],
+        cursor: &mut Cursor<'m>,
+    ) -> Result<(), NodeProblem> {
+        let record = &self.nodes[index];
+        let two_parts = record[word::FORMAT] & TWO_PARTS != 0;
+        if record[word::FORMAT] & !(WIDE | TWO_PARTS) != 0 || two_parts && !matches!(op, Op::Conv2d { .. }) {
+            return Err(NodeProblem::Reserved);
+        }
+        let dimensions = op.parameters(shapes).weight.filter(|_| matches!(op, Op::Conv2d { .. }));
+        let weights = dimensions.map_or(0, quant::panel_elements);
+        tensor(cursor, record[word::WEIGHT], weights as u64).ok_or(NodeProblem::Weight)?;
+        let words = quant::words(op, shapes, two_parts);
+        let rows = record[word::ROWS];
+        let moments = self.moments.len();
+        let rows_fit = if words == 0 { rows == 0 } else { rows == 1 || rows as usize == moments };
+        if !rows_fit {
+            return Err(NodeProblem::Rows(rows));
+        }
+        tensor(cursor, record[word::BIAS], words as u64 * 4 * u64::from(rows)).ok_or(NodeProblem::Bias)?;
+
+        let node = Node { model: *self, record };
+        let mut wide = [false; 2];
+        for (wide, input) in wide.iter_mut().zip(node.inputs()) {
+            *wide = input.is_wide();
+        }
+        let panels = node.panels();
+        let context = Context { op, inputs: shapes, wide, wide_output: node.is_wide(), two_parts, panels };
+        let fits = |row| node.integers(row).is_some_and(|integers| integers.check(&context));
+        let padded = dimensions.is_none_or(|dimensions| quant::padding_is_zero(dimensions, panels));
+        if padded && (0..rows.max(1) as usize).all(fits) { Ok(()) } else { Err(NodeProblem::Integers) }
     }
 
     fn check_output(&self) -> Result<(), NodeProblem> {
@@ -538,12 +590,18 @@ impl<'m> Model<'m> {
             return Err(NodeProblem::Materialised);
         }
         let shapes = node.input_shapes();
-        let need = scratch_bytes(node.op(), &shapes[..node.op().arity()], 4);
+        let inputs = &shapes[..node.op().arity()];
+        let need = match self.weights {
+            Dtype::I8 => {
+                quant::scratch_bytes(node.op(), inputs, node.inputs().next().is_some_and(|x| x.is_wide()))
+            }
+            _ => scratch_bytes(node.op(), inputs, 4),
+        };
         let scratch = u64::from(self.header[word::SCRATCH]);
         if scratch + need > u64::from(self.header[word::ARENA]) {
             return Err(NodeProblem::Scratch);
         }
-        let Some([start, end]) = place(node.record) else { return Ok(()) };
+        let Some([start, end]) = self.place(node.record) else { return Ok(()) };
         if !start.is_multiple_of(ALIGN as u64) || end > scratch {
             return Err(NodeProblem::Outside);
         }
@@ -558,13 +616,13 @@ impl<'m> Model<'m> {
         };
         let from = if is_image { 0 } else { index + 1 };
         for other in from..=last {
-            let Some([low, high]) = place(&self.nodes[other]) else { continue };
+            let Some([low, high]) = self.place(&self.nodes[other]) else { continue };
             if other == index || high <= start || end <= low {
                 continue;
             }
             let replaces = other == last
                 && !is_image
-                && start == low
+                && [start, end] == [low, high]
                 && shape(&self.nodes[other]) == node.shape()
                 && decode(&self.nodes[other]).is_some_and(|op| {
                     let inputs = &self.nodes[other][word::INPUT..][..2];
@@ -575,6 +633,13 @@ impl<'m> Model<'m> {
             }
         }
         Ok(())
+    }
+
+    /// First and last byte, exclusive, of a value in the arena.
+    fn place(&self, record: &Record) -> Option<[u64; 2]> {
+        let start = Some(record[word::OFFSET]).filter(|&offset| offset != NONE)?;
+        let node = Node { model: *self, record };
+        Some([start.into(), u64::from(start) + (shape(record).elements() * node.element_bytes()) as u64])
     }
 
     /// A node by its place in the list.
@@ -623,6 +688,9 @@ impl<'m> Model<'m> {
     /// Bytes of all weights and biases.
     pub fn weights_bytes(&self) -> usize {
         let parameters = |node: Node<'_>| {
+            if self.weights == Dtype::I8 {
+                return node.panels().len() + node.row_words() * node.bias_rows() * 4;
+            }
             let bias = node.parameters().bias.unwrap_or(0) * node.bias_rows() * 4;
             node.parameters().weights() * weight_dtype(node.op(), self.weights).bytes() + bias
         };
@@ -652,16 +720,16 @@ fn tensor(cursor: &mut Cursor<'_>, offset: u32, bytes: u64) -> Option<()> {
     (offset as usize == expected).then_some(())
 }
 
-/// Number format of a node's weight: a norm's scale is always `f32`.
+/// Number format of a node's weight in a file of floating point: a norm's scale is always `f32`.
 pub(crate) fn weight_dtype(op: Op, weights: Dtype) -> Dtype {
     if matches!(op, Op::Conv2d { .. }) { weights } else { Dtype::F32 }
 }
 
-/// First and last byte, exclusive, of a value in the arena.
-fn place(record: &Record) -> Option<[u64; 2]> {
-    let start = Some(record[word::OFFSET]).filter(|&offset| offset != NONE)?;
-    Some([start.into(), u64::from(start) + shape(record).elements() as u64 * 4])
-}
+/// Bit of a record's format: the node's value is 16 bits wide.
+pub(crate) const WIDE: u32 = 1;
+
+/// Bit of a record's format: a convolution's input has two parts with scales of their own.
+pub(crate) const TWO_PARTS: u32 = 2;
 
 /// A weight in the number format of its file.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -724,19 +792,76 @@ impl<'m> Node<'m> {
         op.parameters(&self.input_shapes()[..op.arity()])
     }
 
-    /// Its weight, `[out, in, kernel, kernel]` of a convolution or the scale of a norm; empty where it has none.
+    /// Its weight, `[out, in, kernel, kernel]` of a convolution or the scale of a norm; empty where it has none, and in
+    /// a file of integers.
     pub fn weight(&self) -> Weights<'m> {
+        if self.model.weights == Dtype::I8 {
+            return Weights::F32(&[]);
+        }
         let count = self.parameters().weights();
         let dtype = weight_dtype(self.op(), self.model.weights);
         let bytes = self.tensor(word::WEIGHT, count * dtype.bytes());
         match dtype {
             Dtype::F32 => Weights::F32(bytemuck::try_cast_slice(bytes).unwrap_or_default()),
             Dtype::F16 => Weights::F16(bytemuck::try_cast_slice(bytes).unwrap_or_default()),
+            Dtype::I8 => Weights::F32(&[]),
         }
     }
 
-    /// Its bias at a moment; empty where it has none. A constant's bias is its value.
+    /// The weight of a convolution of integers, in the order of [`quant::panel_index`]; empty for every other node.
+    pub fn panels(&self) -> &'m [i8] {
+        let weight = self.parameters().weight.filter(|_| matches!(self.op(), Op::Conv2d { .. }));
+        let bytes = self.tensor(word::WEIGHT, weight.map_or(0, quant::panel_elements));
+        if self.model.weights == Dtype::I8 { bytemuck::cast_slice(bytes) } else { &[] }
+    }
+
+    /// What it computes with at a moment; `None` in a file of floating point.
+    pub fn integers(&self, moment: usize) -> Option<Integers<'m>> {
+        if self.model.weights != Dtype::I8 {
+            return None;
+        }
+        let (op, shapes, words) = (self.op(), self.input_shapes(), self.row_words());
+        let bytes = self.tensor(word::BIAS, words * self.bias_rows() * 4);
+        let rows: &[u32] = bytemuck::try_cast_slice(bytes).ok()?;
+        let row = if self.bias_rows() <= 1 { 0 } else { moment };
+        let row = rows.get(row.checked_mul(words)?..)?.get(..words)?;
+        Integers::parse(op, &shapes[..op.arity()], self.has_two_parts(), row)
+    }
+
+    /// Words of a row of its integers.
+    fn row_words(&self) -> usize {
+        let op = self.op();
+        quant::words(op, &self.input_shapes()[..op.arity()], self.has_two_parts())
+    }
+
+    /// Whether its value is 16 bits wide, in a file of integers.
+    pub fn is_wide(&self) -> bool {
+        self.record[word::FORMAT] & WIDE != 0
+    }
+
+    /// Whether it is a convolution of integers whose input has two parts with scales of their own.
+    pub fn has_two_parts(&self) -> bool {
+        self.record[word::FORMAT] & TWO_PARTS != 0
+    }
+
+    /// Bytes of an element of its value.
+    pub fn element_bytes(&self) -> usize {
+        match self.model.weights {
+            Dtype::I8 => 1 << usize::from(self.is_wide()),
+            _ => 4,
+        }
+    }
+
+    /// What the self-test expects of it; `None` where the file does not say.
+    pub fn digest(&self) -> Option<u32> {
+        Some(self.record[word::DIGEST]).filter(|&digest| digest != 0)
+    }
+
+    /// Its bias at a moment; empty where it has none, and in a file of integers. A constant's bias is its value.
     pub fn bias(&self, moment: usize) -> &'m [f32] {
+        if self.model.weights == Dtype::I8 {
+            return &[];
+        }
         let count = self.parameters().bias.unwrap_or(0);
         let bytes = self.tensor(word::BIAS, count * self.bias_rows() * 4);
         let rows: &[f32] = bytemuck::try_cast_slice(bytes).unwrap_or_default();

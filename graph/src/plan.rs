@@ -8,6 +8,7 @@ use std::prelude::v1::*;
 use crate::graph::{Graph, Node};
 use crate::model::{ALIGN, scratch_bytes};
 use crate::op::Op;
+use crate::quant;
 
 /// A memory plan of a graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,22 @@ impl Buffer {
 /// The picture is kept through the whole run, since a step ends by adding the output to it, and so is the output from
 /// the last node on. Everything else lives from its node to its last reader.
 pub fn plan(graph: &Graph, element_bytes: usize) -> Plan {
+    let scratch = |node: &Node| scratch_bytes(node.op, &graph.input_shapes(node), element_bytes);
+    plan_values(graph, &vec![element_bytes; graph.nodes().len()], graph.nodes().iter().map(scratch).max())
+}
+
+/// Plans the arena for a file of integers, where some values are 16 bits wide.
+pub fn plan_integers(graph: &Graph, wide: &[bool]) -> Plan {
+    let scratch = |node: &Node| {
+        let wide = node.inputs.first().is_some_and(|input| wide[input.index()]);
+        quant::scratch_bytes(node.op, &graph.input_shapes(node), wide)
+    };
+    let bytes: Vec<usize> = wide.iter().map(|&wide| 1 << usize::from(wide)).collect();
+    plan_values(graph, &bytes, graph.nodes().iter().map(scratch).max())
+}
+
+/// Plans the arena for values of so many bytes an element, and so much scratch memory.
+fn plan_values(graph: &Graph, element_bytes: &[usize], scratch_need: Option<u64>) -> Plan {
     let nodes = graph.nodes();
     let (buffers, of_node) = buffers(graph, element_bytes);
     let placed = orders(&buffers)
@@ -51,9 +68,7 @@ pub fn plan(graph: &Graph, element_bytes: usize) -> Plan {
         .min_by_key(|offsets| end(&buffers, offsets))
         .unwrap_or_default();
 
-    let scratch_need =
-        nodes.iter().map(|node| scratch_bytes(node.op, &graph.input_shapes(node), element_bytes));
-    let scratch_need = scratch_need.max().unwrap_or(0).next_multiple_of(ALIGN as u64);
+    let scratch_need = scratch_need.unwrap_or(0).next_multiple_of(ALIGN as u64);
     let alive =
         |time| buffers.iter().filter(move |b| (b.first..=b.last).contains(&time)).map(|b| b.bytes).sum();
     let peak: u64 = (0..nodes.len()).map(alive).max().unwrap_or(0);
@@ -68,7 +83,7 @@ pub fn plan(graph: &Graph, element_bytes: usize) -> Plan {
 }
 
 /// The buffers of a graph, and which one each node writes.
-fn buffers(graph: &Graph, element_bytes: usize) -> (Vec<Buffer>, Vec<Option<usize>>) {
+fn buffers(graph: &Graph, element_bytes: &[usize]) -> (Vec<Buffer>, Vec<Option<usize>>) {
     let nodes = graph.nodes();
     let forever = nodes.len();
     let mut last: Vec<usize> = (0..nodes.len()).collect();
@@ -88,7 +103,9 @@ fn buffers(graph: &Graph, element_bytes: usize) -> (Vec<Buffer>, Vec<Option<usiz
     let mut buffers: Vec<Buffer> = Vec::new();
     let mut of_node: Vec<Option<usize>> = Vec::with_capacity(nodes.len());
     for (index, node) in nodes.iter().enumerate() {
-        let over = overwritten(graph, node).filter(|&input| last[input] == index).and_then(|i| of_node[i]);
+        let over = overwritten(graph, node)
+            .filter(|&input| last[input] == index && element_bytes[input] == element_bytes[index])
+            .and_then(|input| of_node[input]);
         of_node.push(match over {
             _ if folded[index] => None,
             Some(buffer) => {
@@ -96,8 +113,8 @@ fn buffers(graph: &Graph, element_bytes: usize) -> (Vec<Buffer>, Vec<Option<usiz
                 Some(buffer)
             }
             None => {
-                let bytes =
-                    (node.shape.elements() as u64 * element_bytes as u64).next_multiple_of(ALIGN as u64);
+                let bytes = (node.shape.elements() as u64 * element_bytes[index] as u64)
+                    .next_multiple_of(ALIGN as u64);
                 // The picture is there before the first node.
                 let first = if matches!(node.op, Op::Image(_)) { 0 } else { index };
                 buffers.push(Buffer { bytes, first, last: last[index] });

@@ -4,9 +4,12 @@ use std::prelude::v1::*;
 
 use crate::graph::Graph;
 use crate::model::{
-    ALIGN, Dtype, MAGIC, Model, ModelError, Moment, NONE, Record, VERSION, encode, seal, weight_dtype, word,
+    ALIGN, Dtype, MAGIC, Model, ModelError, Moment, NONE, Record, TWO_PARTS, VERSION, WIDE, encode, seal,
+    weight_dtype, word,
 };
+use crate::op::Op;
 use crate::plan::Plan;
+use crate::quant;
 
 /// What a model file is made of.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +52,8 @@ pub enum WriteError {
     Bias { index: usize, name: String, row: usize, moments: usize, found: usize },
     #[error("node {index} ({name}): a weight is not a number or too large for its format")]
     Range { index: usize, name: String },
+    #[error("a file of integers is made of integers")]
+    Integers,
     #[error("the file would be larger than 4 GiB")]
     TooLarge,
     #[error("the file would not be a model: {0}")]
@@ -61,16 +66,140 @@ pub enum WriteError {
 /// Says which node does not fit the format, or what [`Model::new`] finds wrong.
 pub fn write(file: &ModelSource<'_>) -> Result<Vec<u8>, WriteError> {
     let nodes = file.graph.nodes();
-    let entries = [("the plan", file.plan.offsets.len()), ("the parameters", file.parameters.len())];
-    for (what, found) in entries {
-        if found != nodes.len() {
-            return Err(WriteError::Entries { what, expected: nodes.len(), found });
+    entries("the parameters", nodes.len(), file.parameters.len())?;
+    let moments = file.schedules.iter().map(Vec::len).sum();
+    let mut tensors = Vec::new();
+    for (index, (node, parameters)) in nodes.iter().zip(file.parameters).enumerate() {
+        let name = || node.name.clone();
+        let expected = file.graph.parameters(node);
+        let found = parameters.weight.len();
+        if found != expected.weights() {
+            return Err(WriteError::Weight { index, name: name(), expected: expected.weights(), found });
         }
+        let row = expected.bias.unwrap_or(0);
+        let found = parameters.bias.len();
+        let rows = found.checked_div(row).unwrap_or(0);
+        if found != row * rows || (row > 0 && rows != 1 && rows != moments) {
+            return Err(WriteError::Bias { index, name: name(), row, moments, found });
+        }
+        let weight = match weight_dtype(node.op, file.weights) {
+            Dtype::F32 => bytemuck::cast_slice(&parameters.weight).to_vec(),
+            Dtype::F16 => {
+                let half = |&w: &f32| half::f16::from_f32(w);
+                if parameters.weight.iter().any(|w| !half(w).is_finite()) {
+                    return Err(WriteError::Range { index, name: name() });
+                }
+                parameters.weight.iter().flat_map(|w| half(w).to_le_bytes()).collect()
+            }
+            Dtype::I8 => return Err(WriteError::Integers),
+        };
+        if parameters.weight.iter().chain(&parameters.bias).any(|number| !number.is_finite()) {
+            return Err(WriteError::Range { index, name: name() });
+        }
+        let bias = bytemuck::cast_slice(&parameters.bias).to_vec();
+        tensors.push(Tensors { weight, bias, rows: rows as u32, format: 0, digest: 0 });
     }
-    let moments: Vec<[f32; 2]> = file.schedules.iter().flatten().map(|m| [m.t, m.s]).collect();
+    assemble(file.graph, file.plan, file.schedules, file.weights, file.provenance, &tensors)
+}
+
+/// What a model file of integers is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct IntegerSource<'a> {
+    /// The network, as [`ModelSource::graph`].
+    pub graph: &'a Graph,
+    /// Its plan, of [`plan_integers`](crate::plan::plan_integers).
+    pub plan: &'a Plan,
+    /// The schedules, as [`ModelSource::schedules`].
+    pub schedules: &'a [Vec<Moment>],
+    /// One entry a node.
+    pub nodes: &'a [IntegerNode],
+    /// JSON about where the network comes from.
+    pub provenance: &'a str,
+}
+
+/// The integers of one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IntegerNode {
+    /// A convolution's weight, `[out, in, kernel, kernel]`; empty where there is none.
+    pub weight: Vec<i8>,
+    /// Rows of [`Integers::encode`](quant::Integers::encode): one, or one for each moment; none where it has none.
+    pub rows: Vec<Vec<u32>>,
+    /// Whether its value is 16 bits wide.
+    pub wide: bool,
+    /// Whether the input of a convolution has two parts.
+    pub two_parts: bool,
+    /// What a self-test expects; 0 where that is not known.
+    pub digest: u32,
+}
+
+/// A model file of integers.
+///
+/// # Errors
+/// Says which node does not fit the format, or what [`Model::new`] finds wrong.
+pub fn write_integers(file: &IntegerSource<'_>) -> Result<Vec<u8>, WriteError> {
+    let nodes = file.graph.nodes();
+    entries("the integers", nodes.len(), file.nodes.len())?;
+    let mut tensors = Vec::new();
+    for (index, (node, integers)) in nodes.iter().zip(file.nodes).enumerate() {
+        let dimensions = file.graph.parameters(node).weight.filter(|_| matches!(node.op, Op::Conv2d { .. }));
+        let expected = dimensions.map_or(0, |dimensions| dimensions.iter().product());
+        let found = integers.weight.len();
+        if found != expected {
+            return Err(WriteError::Weight { index, name: node.name.clone(), expected, found });
+        }
+        let panels = dimensions.map_or_else(Vec::new, |dimensions| panels(&integers.weight, dimensions));
+        tensors.push(Tensors {
+            weight: bytemuck::cast_slice(&panels).to_vec(),
+            bias: bytemuck::cast_slice(&integers.rows.concat()).to_vec(),
+            rows: integers.rows.len() as u32,
+            format: if integers.wide { WIDE } else { 0 } | if integers.two_parts { TWO_PARTS } else { 0 },
+            digest: integers.digest,
+        });
+    }
+    assemble(file.graph, file.plan, file.schedules, Dtype::I8, file.provenance, &tensors)
+}
+
+/// A convolution's weight in the order of [`quant::panel_index`].
+fn panels(weight: &[i8], dimensions: [usize; 4]) -> Vec<i8> {
+    let [outs, channels, height, width] = dimensions;
+    let taps = height * width;
+    let mut panels = vec![0; quant::panel_elements(dimensions)];
+    for (i, &weight) in weight.iter().enumerate() {
+        let place = [i / taps / channels, i / taps % channels, i % taps];
+        panels[quant::panel_index([outs, channels, taps], place)] = weight;
+    }
+    panels
+}
+
+fn entries(what: &'static str, expected: usize, found: usize) -> Result<(), WriteError> {
+    if found == expected { Ok(()) } else { Err(WriteError::Entries { what, expected, found }) }
+}
+
+/// The bytes of one node.
+struct Tensors {
+    weight: Vec<u8>,
+    bias: Vec<u8>,
+    rows: u32,
+    format: u32,
+    digest: u32,
+}
+
+/// A model file of sections and tensors.
+fn assemble(
+    graph: &Graph,
+    plan: &Plan,
+    schedules: &[Vec<Moment>],
+    weights: Dtype,
+    provenance: &str,
+    tensors: &[Tensors],
+) -> Result<Vec<u8>, WriteError> {
+    let nodes = graph.nodes();
+    entries("the plan", nodes.len(), plan.offsets.len())?;
+    let moments: Vec<[f32; 2]> = schedules.iter().flatten().map(|m| [m.t, m.s]).collect();
+    let of_schedules = schedules;
     let mut schedules: Vec<[u32; 2]> = Vec::new();
     let mut first = 0;
-    for schedule in file.schedules {
+    for schedule in of_schedules {
         schedules.push([schedule.len() as u32, first]);
         first += schedule.len() as u32;
     }
@@ -82,64 +211,45 @@ pub fn write(file: &ModelSource<'_>) -> Result<Vec<u8>, WriteError> {
     out.section(bytemuck::cast_slice(&moments))?;
     let records_at = out.section(&vec![0; nodes.len() * ALIGN])?;
     out.section(names.as_bytes())?;
-    out.section(file.provenance.as_bytes())?;
+    out.section(provenance.as_bytes())?;
 
     let mut records: Vec<Record> = Vec::new();
     let mut name_end = 0;
-    for (index, (node, parameters)) in nodes.iter().zip(file.parameters).enumerate() {
-        let name = || node.name.clone();
+    for (index, (node, tensors)) in nodes.iter().zip(tensors).enumerate() {
         let mut record: Record = [0; 16];
-        let op = encode(node.op).ok_or_else(|| WriteError::Unfolded { index, name: name() })?;
+        let op = encode(node.op).ok_or_else(|| WriteError::Unfolded { index, name: node.name.clone() })?;
         record[word::OP..][..4].copy_from_slice(&op);
         for place in 0..2 {
             record[word::INPUT + place] = node.inputs.get(place).map_or(NONE, |input| input.0.into());
         }
         record[word::SHAPE] = u32::from(node.shape.channels) | u32::from(node.shape.height) << 16;
         record[word::SHAPE + 1] = node.shape.width.into();
-        record[word::OFFSET] = file.plan.offsets[index].unwrap_or(NONE);
+        record[word::OFFSET] = plan.offsets[index].unwrap_or(NONE);
         record[word::NAME] = name_end;
         record[word::NAME_BYTES] = node.name.len() as u32;
         name_end += node.name.len() as u32;
-
-        let expected = file.graph.parameters(node);
-        let found = parameters.weight.len();
-        if found != expected.weights() {
-            return Err(WriteError::Weight { index, name: name(), expected: expected.weights(), found });
-        }
-        let row = expected.bias.unwrap_or(0);
-        let found = parameters.bias.len();
-        let rows = found.checked_div(row).unwrap_or(0);
-        if found != row * rows || (row > 0 && rows != 1 && rows != moments.len()) {
-            return Err(WriteError::Bias { index, name: name(), row, moments: moments.len(), found });
-        }
-        record[word::ROWS] = rows as u32;
-        let weight = match weight_dtype(node.op, file.weights) {
-            Dtype::F32 => bytemuck::cast_slice(&parameters.weight).to_vec(),
-            Dtype::F16 => {
-                let half = |&w: &f32| half::f16::from_f32(w);
-                if parameters.weight.iter().any(|w| !half(w).is_finite()) {
-                    return Err(WriteError::Range { index, name: name() });
-                }
-                parameters.weight.iter().flat_map(|w| half(w).to_le_bytes()).collect()
-            }
-        };
-        if parameters.weight.iter().chain(&parameters.bias).any(|number| !number.is_finite()) {
-            return Err(WriteError::Range { index, name: name() });
-        }
-        record[word::WEIGHT] = out.tensor(&weight)?;
-        record[word::BIAS] = out.tensor(bytemuck::cast_slice(&parameters.bias))?;
+        record[word::ROWS] = tensors.rows;
+        record[word::FORMAT] = tensors.format;
+        record[word::DIGEST] = tensors.digest;
+        record[word::WEIGHT] = out.tensor(&tensors.weight)?;
+        record[word::BIAS] = out.tensor(&tensors.bias)?;
         records.push(record);
     }
 
     let mut head: Record = [0; 16];
-    head[word::VERSION_DTYPE] = u32::from(VERSION) | u32::from(file.weights == Dtype::F16) << 16;
+    let dtype = match weights {
+        Dtype::F32 => 0,
+        Dtype::F16 => 1,
+        Dtype::I8 => 2,
+    };
+    head[word::VERSION_DTYPE] = u32::from(VERSION) | dtype << 16;
     head[word::NODES] = nodes.len() as u32;
     head[word::SCHEDULES] = schedules.len() as u32;
     head[word::MOMENTS] = moments.len() as u32;
     head[word::NAMES] = names.len() as u32;
-    head[word::PROVENANCE] = file.provenance.len() as u32;
-    head[word::ARENA] = file.plan.bytes;
-    head[word::SCRATCH] = file.plan.scratch;
+    head[word::PROVENANCE] = provenance.len() as u32;
+    head[word::ARENA] = plan.bytes;
+    head[word::SCRATCH] = plan.scratch;
     out.put(header, bytemuck::cast_slice(&head));
     out.put(header, &MAGIC);
     out.put(records_at, bytemuck::cast_slice(&records));
@@ -184,7 +294,7 @@ mod tests {
     use crate::graph::Builder;
     use crate::model::Weights;
     use crate::noise::Noise;
-    use crate::op::{Op, Shape};
+    use crate::op::Shape;
     use crate::plan::plan;
     use proptest::prelude::*;
 

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::ops::Range;
 
-use traflow_graph::model::{ALIGN, MAX_SCHEDULES, Model, Node, Weights};
+use traflow_graph::model::{ALIGN, Dtype, MAX_SCHEDULES, Model, Node, Weights};
 use traflow_graph::noise::Noise;
 use traflow_graph::op::Op;
 
@@ -28,6 +28,8 @@ pub enum EngineError {
     Steps { steps: usize, offered: Steps },
     #[error("the noise has {found} elements, the picture {expected}")]
     Noise { expected: usize, found: usize },
+    #[error("the model is of {}, which this engine does not run", if *integers { "integers" } else { "floating point" })]
+    Format { integers: bool },
 }
 
 /// The numbers of steps that a model has schedules for.
@@ -35,7 +37,7 @@ pub enum EngineError {
 pub struct Steps([u32; MAX_SCHEDULES]);
 
 impl Steps {
-    fn of(model: &Model<'_>) -> Self {
+    pub(crate) fn of(model: &Model<'_>) -> Self {
         let mut steps = [0; MAX_SCHEDULES];
         for (place, offered) in steps.iter_mut().zip(model.steps()) {
             *place = offered as u32;
@@ -63,16 +65,15 @@ impl<'m, 'a> Engine<'m, 'a> {
     /// Takes memory for the values, at any address; what it holds does not matter.
     ///
     /// # Errors
-    /// Where it is too small, how many bytes of it are needed.
+    /// Where it is too small, how many bytes of it are needed; or that the model is of integers.
     pub fn new(model: Model<'m>, arena: &'a mut [u8]) -> Result<Self, EngineError> {
-        let skip = arena.as_ptr().align_offset(ALIGN);
-        let error =
-            EngineError::Arena { needed: model.arena_bytes().saturating_add(skip), found: arena.len() };
-        let arena = arena.get_mut(skip..).and_then(|arena| arena.get_mut(..model.arena_bytes()));
-        let (values, scratch) =
-            arena.and_then(|arena| arena.split_at_mut_checked(model.scratch())).ok_or(error)?;
-        let whole = |bytes| bytemuck::try_cast_slice_mut(bytes).map_err(|_| error);
-        Ok(Self { model, values: whole(values)?, scratch: whole(scratch)? })
+        if model.weights() == Dtype::I8 {
+            return Err(EngineError::Format { integers: true });
+        }
+        let (values, scratch) = split(&model, arena)?;
+        // Both are aligned to 64 bytes, and whole numbers of them.
+        let [values, scratch] = [values, scratch].map(|bytes| bytemuck::cast_slice_mut(bytes));
+        Ok(Self { model, values, scratch })
     }
 
     /// The model.
@@ -178,6 +179,17 @@ impl<'m, 'a> Engine<'m, 'a> {
             Op::Image(_) | Op::Time(_) | Op::Labels { .. } | Op::Constant { .. } | Op::Embedding { .. } => {}
         }
     }
+}
+
+/// The arena's part for values and that for scratch memory; both begin at a multiple of 64.
+pub(crate) fn split<'a>(
+    model: &Model<'_>,
+    arena: &'a mut [u8],
+) -> Result<(&'a mut [u8], &'a mut [u8]), EngineError> {
+    let skip = arena.as_ptr().align_offset(ALIGN);
+    let error = EngineError::Arena { needed: model.arena_bytes().saturating_add(skip), found: arena.len() };
+    let arena = arena.get_mut(skip..).and_then(|arena| arena.get_mut(..model.arena_bytes()));
+    arena.and_then(|arena| arena.split_at_mut_checked(model.scratch())).ok_or(error)
 }
 
 /// Where a value lies in the arena, in elements; empty for a constant.

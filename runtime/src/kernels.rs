@@ -9,6 +9,7 @@ mod attention;
 mod concat;
 mod conv2d;
 mod group_norm;
+pub mod int8;
 mod resample;
 mod silu;
 

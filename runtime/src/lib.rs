@@ -14,6 +14,9 @@
 //! let picture: &[f32] = engine.generate(7, 1)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! A file of integers runs in an [`IntegerEngine`], which has no instruction of floating point and gives the same
+//! picture on every machine, to the bit.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -21,9 +24,11 @@
 extern crate std;
 
 mod engine;
+mod integer;
 pub mod kernels;
 mod math;
 
 pub use engine::{Engine, EngineError, Steps};
+pub use integer::{IntegerEngine, Picture, SelfTestError, digest};
 pub use traflow_graph::model::{Aligned, Model, ModelError};
 pub use traflow_graph::op::Shape;

@@ -7,8 +7,9 @@ use std::process::{Command, Output};
 use traflow_graph::graph::Builder;
 use traflow_graph::model::{Dtype, Moment};
 use traflow_graph::op::Shape;
-use traflow_graph::plan::plan;
-use traflow_graph::write::{ModelSource, NodeParameters, write};
+use traflow_graph::plan::{plan, plan_integers};
+use traflow_graph::quant::{Integers, wide};
+use traflow_graph::write::{IntegerNode, IntegerSource, ModelSource, NodeParameters, write, write_integers};
 
 fn run(folder: &std::path::Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let program = env!("CARGO_BIN_EXE_traflow-run");
@@ -38,6 +39,37 @@ fn folder() -> tempfile::TempDir {
     folder
 }
 
+/// The file of a network of one convolution, u = x · weight / 127 - 1, in integers.
+fn integers(weight: i8, digest: u32) -> Vec<u8> {
+    let mut g = Builder::new();
+    let x = g.image(Shape::new(1, 5, 7));
+    g.conv2d("conv", x, 1, 1);
+    let graph = g.finish().unwrap();
+    let conv = Integers::Conv2d {
+        shift: 30,
+        residual: 0,
+        split: 1,
+        zeros: [0; 2],
+        bias: &[wide((-4096 << 30) + (1 << 29))],
+        factors: [&[(1 << 30) / 127], &[]],
+    };
+    let image = IntegerNode {
+        rows: vec![Integers::Image { shift: 20, factor: -(1 << 20) }.encode()],
+        wide: true,
+        ..IntegerNode::default()
+    };
+    let conv =
+        IntegerNode { weight: vec![weight], rows: vec![conv.encode()], wide: true, digest, ..image.clone() };
+    let file = write_integers(&IntegerSource {
+        graph: &graph,
+        plan: &plan_integers(&graph, &[true; 2]),
+        schedules: &[vec![Moment { t: 1.0, s: 0.0 }]],
+        nodes: &[image, conv],
+        provenance: "{}",
+    });
+    file.unwrap()
+}
+
 #[test]
 fn a_grid_is_written() {
     let folder = folder();
@@ -46,12 +78,76 @@ fn a_grid_is_written() {
     assert_eq!((code, &*stderr), (Some(0), ""));
     let result: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((&result["count"], &result["weights_bytes"]), (&5.into(), &6.into()));
-    let grid = image::open(folder.path().join("grid.png")).unwrap().into_luma8();
+    let file = std::fs::File::open(folder.path().join("grid.png")).unwrap();
+    let mut reader = png::Decoder::new(std::io::BufReader::new(file)).read_info().unwrap();
+    let mut grid = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut grid).unwrap();
     // Three columns and two rows; pictures and gaps are white, and what is no picture too.
-    assert_eq!(grid.dimensions(), (3 * 7 + 4, 2 * 5 + 2));
-    assert!(grid.pixels().all(|pixel| pixel.0 == [255]));
+    assert_eq!((info.width, info.height, info.color_type), (3 * 7 + 4, 2 * 5 + 2, png::ColorType::Grayscale));
+    assert!(grid.iter().all(|&pixel| pixel == 255));
     // The model's two files and the grid: no temporary file is left.
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn pictures_of_integers_are_named_and_verified() {
+    let folder = folder();
+    let run = |arguments: &[&str]| run(folder.path(), arguments);
+    for (name, weight) in [("int.traflow", 127), ("other.traflow", 100)] {
+        std::fs::write(folder.path().join(name), integers(weight, 0)).unwrap();
+    }
+    let (code, stdout, _) = run(&["int.traflow", "--seed", "7", "--count", "2", "--digest", "-o", "two.png"]);
+    // SHA-256 of 35 bytes of 255.
+    let white = "6748d135";
+    assert_eq!((code, stdout.lines().count()), (Some(0), 3), "{stdout}");
+    assert!(stdout.lines().take(2).all(|line| line.starts_with(white)), "{stdout}");
+    assert!(stdout.lines().nth(1).unwrap().ends_with("  seed 8"), "{stdout}");
+    // One of floating point has the same pixels here.
+    let (_, float, _) = run(&["one.traflow", "--digest", "--seed", "7"]);
+    assert_eq!(float, stdout.lines().next().unwrap().to_owned() + "\n");
+
+    let verify = |model: &str, image: &str| run(&["--verify", image, "--model", model]);
+    let (code, stdout, stderr) = verify("int.traflow", "two.png");
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    assert_eq!(stdout, "two.png: made by int.traflow from seed 7, count 2, steps 1\n");
+    let (code, _, stderr) = verify("other.traflow", "two.png");
+    assert!(
+        code == Some(1) && stderr.starts_with("error: two.png is not of other.traflow: it names the model ")
+    );
+    // The same text over other pixels.
+    let (_, _, _) = run(&["other.traflow", "--seed", "7", "--count", "2", "-o", "forged.png"]);
+    let (genuine, forged) = (folder.path().join("two.png"), folder.path().join("forged.png"));
+    let (genuine, mut bytes) = (std::fs::read(genuine).unwrap(), std::fs::read(&forged).unwrap());
+    let text = genuine.windows(13).position(|window| window == b"traflow:model").unwrap();
+    // Keyword, a zero, 64 digits and the checksum.
+    let chunk = text..text + 13 + 1 + 64 + 4;
+    bytes[chunk.clone()].copy_from_slice(&genuine[chunk]);
+    std::fs::write(&forged, bytes).unwrap();
+    let (code, _, stderr) = verify("int.traflow", "forged.png");
+    let expected = "error: forged.png is not of int.traflow: its pixels are not those that the model makes\n";
+    assert_eq!((code, &*stderr), (Some(1), expected));
+}
+
+#[test]
+fn a_self_test_names_the_node() {
+    let folder = folder();
+    let test = |digest| {
+        std::fs::write(folder.path().join("int.traflow"), integers(127, digest)).unwrap();
+        let (code, stdout, stderr) = run(folder.path(), &["int.traflow", "--self-test"]);
+        (code, stdout + &stderr)
+    };
+    let (code, text) = test(0);
+    let missing = "error: the self-test of int.traflow: the file has no digests to test against\n";
+    assert_eq!((code, &*text), (Some(1), missing));
+    let (code, text) = test(1);
+    let start = "error: the self-test of int.traflow: node 1 (conv): it gives ";
+    assert!(
+        code == Some(1) && text.starts_with(start) && text.ends_with(" where the file expects 00000001\n")
+    );
+    let found = u32::from_str_radix(&text[start.len()..][..8], 16).unwrap();
+    assert_eq!(test(found), (Some(0), "int.traflow: every node computes what the file expects\n".to_owned()));
+    let (code, _, stderr) = run(folder.path(), &["one.traflow", "--self-test"]);
+    assert!(code == Some(1) && stderr.ends_with("only a file of integers has one\n"), "{stderr}");
 }
 
 #[test]

@@ -1,0 +1,374 @@
+//! Runs the nodes of a model of integers in an arena, without an instruction of floating point.
+
+use core::ops::Range;
+
+use traflow_graph::model::{ALIGN, Dtype, Model, Name, Node};
+use traflow_graph::noise::Noise;
+use traflow_graph::op::{Op, Shape};
+use traflow_graph::quant::{IMAGE_BITS, Integers};
+
+use crate::engine::{EngineError, Steps, split};
+use crate::kernels::int8::{
+    Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Upsample, Values, ValuesMut,
+};
+
+/// Fraction bits of the noise's numbers.
+const NOISE_BITS: u32 = 21;
+
+/// The seed of the self-test.
+const TEST_SEED: u64 = 0;
+
+/// A model of integers with memory to run in.
+#[derive(Debug)]
+pub struct IntegerEngine<'m, 'a> {
+    model: Model<'m>,
+    values: &'a mut [u8],
+    scratch: &'a mut [u8],
+}
+
+/// A picture of integers.
+#[derive(Clone, Copy, Debug)]
+pub struct Picture<'a> {
+    /// Its elements by row, column and channel, in units of 2⁻¹², about in [-1, 1] and not clamped.
+    pub numbers: &'a [i16],
+    /// Its shape.
+    pub shape: Shape,
+}
+
+/// Why a self-test fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "each message says what its fields are")]
+pub enum SelfTestError {
+    #[error("the file has no digests to test against")]
+    Missing,
+    #[error("node {index} ({name}): it gives {found:08x} where the file expects {expected:08x}")]
+    Node { index: usize, name: Name, expected: u32, found: u32 },
+    #[error("the picture gives {found:08x} where the file expects {expected:08x}")]
+    Picture { expected: u32, found: u32 },
+}
+
+impl<'m, 'a> IntegerEngine<'m, 'a> {
+    /// Bytes of an arena that suffice at any address. One that begins at a multiple of 64 needs
+    /// [`Model::arena_bytes`] alone.
+    pub fn arena_bytes(model: &Model<'_>) -> usize {
+        model.arena_bytes().saturating_add(ALIGN - 1)
+    }
+
+    /// Takes memory for the values, at any address; what it holds does not matter.
+    ///
+    /// # Errors
+    /// Where it is too small, how many bytes of it are needed; or that the model is of floating point.
+    pub fn new(model: Model<'m>, arena: &'a mut [u8]) -> Result<Self, EngineError> {
+        if model.weights() != Dtype::I8 {
+            return Err(EngineError::Format { integers: false });
+        }
+        let (values, scratch) = split(&model, arena)?;
+        Ok(Self { model, values, scratch })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model<'m> {
+        &self.model
+    }
+
+    /// Makes the picture of a seed.
+    ///
+    /// # Errors
+    /// Where the model has no schedule of so many steps, those that it has.
+    pub fn generate(&mut self, seed: u64, steps: usize) -> Result<Picture<'_>, EngineError> {
+        self.observe(seed, steps, &mut |_, _, _| {})?;
+        let image = self.model.image();
+        let numbers = match self.values_of(&image) {
+            Values::Wide(numbers) => numbers,
+            // The check wants a picture of 16 bits.
+            Values::Narrow(_) => &[],
+        };
+        Ok(Picture { numbers, shape: image.shape() })
+    }
+
+    /// Runs the seed of the self-test by the first schedule, and compares what each node gives in the first evaluation,
+    /// and then the picture, with the digests of the file.
+    ///
+    /// # Errors
+    /// The first node whose digest differs; or that the file has none.
+    pub fn self_test(&mut self) -> Result<(), SelfTestError> {
+        let model = self.model;
+        if model.nodes().all(|node| node.digest().is_none()) {
+            return Err(SelfTestError::Missing);
+        }
+        let mut result = Ok(());
+        self.digests(&mut |index, found| {
+            let Some(node) = model.node(index) else { return };
+            let Some(expected) = node.digest().filter(|&expected| expected != found) else { return };
+            if result.is_ok() {
+                result = Err(match node.op() {
+                    Op::Image(_) => SelfTestError::Picture { expected, found },
+                    _ => SelfTestError::Node { index, name: Name::new(node.name()), expected, found },
+                });
+            }
+        });
+        result
+    }
+
+    /// The digests of a self-test: for each node that the first evaluation computes, in order, then for the picture,
+    /// which is the image's.
+    pub fn digests(&mut self, visit: &mut dyn FnMut(usize, u32)) {
+        let model = self.model;
+        let Some(steps) = model.steps().next() else { return };
+        let mut last = 0;
+        let observed = self.observe(TEST_SEED, steps, &mut |moment, index, value| {
+            if moment == 0 && !matches!(model.node(index).map(|node| node.op()), Some(Op::Image(_))) {
+                visit(index, digest(value));
+            }
+            last = index;
+        });
+        let image = model.nodes().position(|node| matches!(node.op(), Op::Image(_)));
+        if let (Ok(()), Some(image)) = (observed, image) {
+            visit(image, digest(self.values_of(&model.image())));
+        }
+    }
+
+    /// Makes the picture of a seed, and shows the value of each node after it was computed: the index of the moment in
+    /// its schedule, that of the node, and the value.
+    ///
+    /// # Errors
+    /// Where the model has no schedule of so many steps, those that it has.
+    pub fn observe(
+        &mut self,
+        seed: u64,
+        steps: usize,
+        visit: &mut dyn FnMut(usize, usize, Values<'_>),
+    ) -> Result<(), EngineError> {
+        let model = self.model;
+        let offered = || EngineError::Steps { steps, offered: Steps::of(&model) };
+        let schedule = model.schedule(steps).ok_or_else(offered)?;
+        let image = model.image();
+        if let ValuesMut::Wide(x) = typed_mut(&mut self.values[range(&image)], true) {
+            start(Noise::new(seed), image.shape(), x);
+        }
+        for (number, (moment, _)) in schedule.enumerate() {
+            for (index, node) in model.nodes().enumerate() {
+                self.compute(&node, moment);
+                if node.offset().is_some() {
+                    visit(number, index, self.values_of(&node));
+                }
+            }
+            self.step(moment);
+        }
+        Ok(())
+    }
+
+    /// x_s = x_t + (s - t) u(x_t, t, s), eq. 6'.
+    fn step(&mut self, moment: usize) {
+        let (image, output) = (self.model.image(), self.model.output());
+        let Some(Integers::Image { shift, factor }) = image.integers(moment) else { return };
+        let Ok([x, u]) = self.values.get_disjoint_mut([range(&image), range(&output)]) else { return };
+        let (mut x, u) = (typed_mut(x, true), typed(u, output.is_wide()));
+        for index in 0..x.len() {
+            let step = (i64::from(u.get(index)) * i64::from(factor) + (1 << (shift - 1))) >> shift;
+            x.set(index, i64::from(x.get(index)) + step);
+        }
+    }
+
+    fn values_of(&self, node: &Node<'m>) -> Values<'_> {
+        typed(self.values.get(range(node)).unwrap_or_default(), node.is_wide())
+    }
+
+    /// Computes one node. The model's check has seen to it that every range is inside the arena and that an output
+    /// overlaps no input but the one it replaces.
+    fn compute(&mut self, node: &Node<'m>, moment: usize) {
+        let Some(integers) = node.integers(moment) else { return };
+        if matches!(integers, Integers::Image { .. } | Integers::Constant { .. }) {
+            return;
+        }
+        let output = range(node);
+        let mut inputs = node.inputs();
+        let inputs = [inputs.next(), inputs.next()];
+        // An input lies in the arena, or is a constant of the file, or is replaced by the output.
+        let replaced = inputs.map(|input| input.is_some_and(|input| range(&input) == output));
+        let ranges = [0, 1].map(|place| match &inputs[place] {
+            Some(input) if !replaced[place] => range(input),
+            _ => 0..0,
+        });
+        let [a, b] = ranges;
+        let Ok([y, a, b]) = self.values.get_disjoint_mut([output, a, b]) else { return };
+        let value = |input: &Option<Node<'m>>, bytes| -> Values<'_> {
+            let Some(input) = input else { return Values::Narrow(&[]) };
+            match input.integers(moment) {
+                Some(Integers::Constant { value }) => {
+                    Values::Wide(&value[..input.shape().elements().min(value.len())])
+                }
+                _ => typed(bytes, input.is_wide()),
+            }
+        };
+        let (a, b) = (value(&inputs[0], a), value(&inputs[1], b));
+        let in_place = |place: usize, x| (!replaced[place]).then_some(x);
+        let shape = inputs[0].map_or(node.shape(), |input| input.shape());
+        let channels = usize::from(shape.channels);
+        let y = typed_mut(y, node.is_wide());
+        match integers {
+            Integers::Conv2d { shift, residual, split, zeros, bias, factors } => {
+                let Op::Conv2d { kernel, .. } = node.op() else { return };
+                let bytes = if kernel == 1 { 0 } else { channels * element_bytes(&a) };
+                let conv = Conv2d {
+                    x: a,
+                    shape,
+                    kernel: kernel.into(),
+                    panels: node.panels(),
+                    split: split as usize,
+                    zeros,
+                    factors,
+                    bias,
+                    shift,
+                    residual,
+                    r: in_place(1, b),
+                    scratch: self.scratch.get_mut(..bytes).unwrap_or_default(),
+                    y,
+                };
+                conv.run();
+            }
+            Integers::GroupNorm { gain_shift, epsilon, bias, gain, table } => {
+                let scratch = self.scratch.get_mut(..16 * channels).unwrap_or_default();
+                let scratch = bytemuck::cast_slice_mut(scratch);
+                GroupNorm { x: in_place(0, a), gain_shift, epsilon, gain, bias, table, scratch, y }.run();
+            }
+            Integers::Silu { factor, bias, table } => {
+                Silu { x: in_place(0, a), factor, bias, table, y }.run();
+            }
+            Integers::Add { shift, factors, bias } => {
+                Add { a: in_place(0, a), b, factors, bias, shift, y }.run();
+            }
+            Integers::Concat { shift, factors, biases } => {
+                Concat { a, b, pixels: shape.pixels(), factors, biases, shift, y }.run();
+            }
+            Integers::Downsample { shift, factor, bias } => {
+                let width = node.shape().width.into();
+                Downsample { x: a, channels, width, factor, bias, shift, y }.run();
+            }
+            Integers::Upsample => Upsample { x: a, channels, width: shape.width.into(), y }.run(),
+            Integers::Attention { exponent, exponent_shift, shift, factor, bias } => {
+                let (Op::Attention { heads }, Values::Narrow(qkv)) = (node.op(), a) else { return };
+                let scores = self.scratch.get_mut(..4 * shape.pixels()).unwrap_or_default();
+                let scores = bytemuck::cast_slice_mut(scores);
+                let heads = heads.into();
+                Attention { qkv, heads, exponent, exponent_shift, factor, bias, shift, scores, y }.run();
+            }
+            // These were dealt with above.
+            Integers::Image { .. } | Integers::Constant { .. } => {}
+        }
+    }
+}
+
+/// The noise of a seed, whose elements are counted by channel first, in the order and the units of a picture.
+fn start(noise: Noise, shape: Shape, x: &mut [i16]) {
+    const SHIFT: u32 = NOISE_BITS - IMAGE_BITS;
+    let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
+    for index in 0..x.len() {
+        let number = (noise.at(index as u64) + (1 << (SHIFT - 1))) >> SHIFT;
+        x[index % pixels * channels + index / pixels] = number as i16;
+    }
+}
+
+/// FNV-1a of the bytes of a value, in the order of the arena, and never 0.
+pub fn digest(value: Values<'_>) -> u32 {
+    let bytes: &[u8] = match value {
+        Values::Narrow(x) => bytemuck::cast_slice(x),
+        Values::Wide(x) => bytemuck::cast_slice(x),
+    };
+    let hash =
+        bytes.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    if hash == 0 { 1 } else { hash }
+}
+
+/// Where a value lies in the arena, in bytes; empty for a constant.
+fn range(node: &Node<'_>) -> Range<usize> {
+    let bytes = node.shape().elements() * node.element_bytes();
+    node.offset().map_or(0..0, |offset| offset..offset + bytes)
+}
+
+/// Values begin at multiples of 64 bytes, so a slice is always aligned.
+fn typed(bytes: &[u8], wide: bool) -> Values<'_> {
+    if wide { Values::Wide(bytemuck::cast_slice(bytes)) } else { Values::Narrow(bytemuck::cast_slice(bytes)) }
+}
+
+fn typed_mut(bytes: &mut [u8], wide: bool) -> ValuesMut<'_> {
+    if wide {
+        ValuesMut::Wide(bytemuck::cast_slice_mut(bytes))
+    } else {
+        ValuesMut::Narrow(bytemuck::cast_slice_mut(bytes))
+    }
+}
+
+fn element_bytes(values: &Values<'_>) -> usize {
+    if matches!(values, Values::Wide(_)) { 2 } else { 1 }
+}
+
+impl Picture<'_> {
+    /// The picture's bytes, by row, column and channel: [-1, 1] becomes 0 to 255, and what is outside the nearer end.
+    pub fn bytes(&self) -> impl ExactSizeIterator<Item = u8> {
+        // ⌊127.5 x + 128⌋
+        let byte = |&x: &i16| (((i32::from(x) * 255) >> (IMAGE_BITS + 1)) + 128).clamp(0, 255) as u8;
+        self.numbers.iter().map(byte)
+    }
+
+    /// A pixel as RGB565, red in the upper bits, with an ordered dither of 4×4 pixels. A picture of one channel gives
+    /// gray.
+    pub fn rgb565(&self, row: usize, column: usize) -> u16 {
+        /// Bayer's matrix.
+        const THRESHOLDS: [[i32; 4]; 4] = [[0, 8, 2, 10], [12, 4, 14, 6], [3, 11, 1, 9], [15, 7, 13, 5]];
+        let threshold = 2 * THRESHOLDS[row % 4][column % 4] + 1;
+        let channels = usize::from(self.shape.channels);
+        let first = (row * usize::from(self.shape.width) + column) * channels;
+        let level = |channel: usize, most: i32| {
+            let x = self.numbers.get(first + channel.min(channels - 1)).copied().unwrap_or(0);
+            // (x + 1) / 2 of the most, up by the threshold, a number of 32nds, and down to a whole level.
+            let sum = (i32::from(x) + (1 << IMAGE_BITS)) * most + (threshold << (IMAGE_BITS + 1 - 5));
+            (sum >> (IMAGE_BITS + 1)).clamp(0, most) as u16
+        };
+        level(0, 31) << 11 | level(1, 63) << 5 | level(2, 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn pixels_cover_the_whole_range() {
+        let numbers = [-32768, -4096, -4095, 0, 16, 17, 4095, 4096, 32767];
+        let picture = Picture { numbers: &numbers, shape: Shape::new(1, 1, 9) };
+        assert_eq!(picture.bytes().collect::<Vec<_>>(), [0, 0, 0, 128, 128, 128, 255, 255, 255]);
+        let float = |x: &i16| (f64::from(*x) / 4096.0 * 127.5 + 128.0).floor().clamp(0.0, 255.0) as u8;
+        let all: Vec<i16> = (-5000..5000).collect();
+        let picture = Picture { numbers: &all, shape: Shape::new(1, 100, 100) };
+        assert!(picture.bytes().eq(all.iter().map(float)));
+    }
+
+    #[test]
+    fn dither_keeps_the_mean() {
+        for x in (-4096..=4096).step_by(64) {
+            let numbers = [x, x / 2, -x].repeat(16);
+            let picture = Picture { numbers: &numbers, shape: Shape::new(3, 4, 4) };
+            let pixels: Vec<u16> = (0..16).map(|i| picture.rgb565(i / 4, i % 4)).collect();
+            for (shift, most, x) in [(11, 31, x), (5, 63, x / 2), (0, 31, -x)] {
+                let sum: f64 = pixels.iter().map(|pixel| f64::from(pixel >> shift & most)).sum();
+                let exact = (f64::from(x) / 4096.0 + 1.0) / 2.0 * f64::from(most);
+                assert!((sum / 16.0 - exact).abs() <= 1.01 / 32.0, "{x}: {} is not {exact}", sum / 16.0);
+            }
+        }
+    }
+
+    #[test]
+    fn noise_is_that_of_the_seed() {
+        let shape = Shape::new(3, 5, 4);
+        let mut x = [0i16; 60];
+        start(Noise::new(9), shape, &mut x);
+        for index in 0..60 {
+            let exact = f64::from(Noise::new(9).at(index as u64)) / 512.0;
+            let found = f64::from(x[index % 20 * 3 + index / 20]);
+            assert!((found - exact).abs() <= 0.5);
+        }
+    }
+}

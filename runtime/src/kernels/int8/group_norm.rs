@@ -1,0 +1,207 @@
+use traflow_graph::quant::{AFFINE_BITS, Wide, long};
+
+use super::elementwise::{silu, silu_shift};
+use super::{Values, ValuesMut, scale};
+
+/// Normalises each group of channels, scales and shifts each channel, and applies SiLU where there is a table.
+#[derive(Debug)]
+pub struct GroupNorm<'a> {
+    /// Input; `None` where y holds it.
+    pub x: Option<Values<'a>>,
+    /// Fraction bits of the gains.
+    pub gain_shift: u32,
+    /// Of each group, added to N² times its variance.
+    pub epsilon: &'a [Wide],
+    /// Of each channel.
+    pub gain: &'a [i32],
+    /// Of each channel.
+    pub bias: &'a [Wide],
+    /// SiLU, or empty.
+    pub table: &'a [i16],
+    /// Memory for a factor and a bias of each channel.
+    pub scratch: &'a mut [[i64; 2]],
+    /// Output.
+    pub y: ValuesMut<'a>,
+}
+
+/// Number of elements of a group, their sum and the sum of their squares.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sums {
+    count: u64,
+    sum: i64,
+    squares: u64,
+}
+
+impl Sums {
+    fn add(&mut self, q: i32) {
+        self.count += 1;
+        self.sum += i64::from(q);
+        self.squares += u64::from((q * q) as u32);
+    }
+
+    /// Factor and bias of a channel of the group: `(q · factor + bias) >> 16` is the channel's output.
+    fn affine(&self, epsilon: i64, gain: i32, gain_shift: u32, bias: i64) -> [i64; 2] {
+        // N² times the variance; both products are below 2⁶².
+        let spread = self.count * self.squares - self.sum.unsigned_abs().pow(2);
+        let spread = spread + epsilon as u64;
+        // 1 / √spread = reciprocal · 2^(even / 2 - 62), the reciprocal in [2³⁰, 2³¹].
+        let even = spread.leading_zeros() & !1;
+        let reciprocal = (1 << 62) / (spread << even).isqrt();
+        // N times that in 31 bits, and times the gain.
+        let product = self.count * reciprocal;
+        let excess = 33u32.saturating_sub(product.leading_zeros());
+        let product = scale(product as i64, excess.into());
+        let exponent =
+            i64::from(excess) + i64::from(even / 2) - 62 - i64::from(gain_shift) + i64::from(AFFINE_BITS);
+        let factor = scale(product * i64::from(gain), -exponent);
+        let factor = factor.clamp(i32::MIN.into(), i32::MAX.into());
+        // The mean with 16 fraction bits, rounded to the nearest.
+        let mean = (2 * (self.sum << 16) + self.count as i64).div_euclid(2 * self.count as i64);
+        [factor, bias - scale(factor * mean, 16)]
+    }
+}
+
+impl GroupNorm<'_> {
+    /// Computes it.
+    pub fn run(mut self) {
+        let channels = self.gain.len().max(1);
+        let of_group = (channels / self.epsilon.len().max(1)).max(1);
+        let pixels = self.y.len() / channels;
+        for (group, &epsilon) in self.epsilon.iter().enumerate() {
+            let first = group * of_group;
+            let mut sums = Sums::default();
+            for pixel in 0..pixels {
+                for index in pixel * channels + first..pixel * channels + first + of_group {
+                    sums.add(self.x.map_or_else(|| self.y.get(index), |x| x.get(index)));
+                }
+            }
+            for channel in first..first + of_group {
+                let (gain, bias) = (self.gain[channel], long(self.bias[channel]));
+                self.scratch[channel] = sums.affine(long(epsilon), gain, self.gain_shift, bias);
+            }
+        }
+        let shift = silu_shift(&self.y);
+        for pixel in 0..pixels {
+            for (channel, &[factor, bias]) in self.scratch[..channels].iter().enumerate() {
+                let index = pixel * channels + channel;
+                let q = self.x.map_or_else(|| self.y.get(index), |x| x.get(index));
+                let sum = i64::from(q) * factor + bias;
+                let y = match self.table {
+                    [] => sum >> AFFINE_BITS,
+                    table => silu(table, sum, shift),
+                };
+                self.y.set(index, y);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::int8::tests::{narrow, wide as random_wide};
+    use std::vec;
+    use std::vec::Vec;
+    use traflow_graph::quant::wide;
+
+    /// The formula in f64 is met within the rounding of the output and of the factor, for 16-bit numbers whose spread is large or small.
+    #[test]
+    fn groups_are_normalised() {
+        let (channels, groups, pixels) = (6, 3, 35);
+        for spread in [1, 40, 3000] {
+            let x: Vec<i16> = random_wide(1, channels * pixels).iter().map(|x| x / spread).collect();
+            let (epsilon, gain_shift, unit) = (1000i64, 18, 4000.0);
+            let gains: Vec<f64> = (0..channels).map(|c| (c as f64 - 2.3) * unit).collect();
+            let gain: Vec<i32> =
+                gains.iter().map(|g| (g * f64::from(1 << gain_shift) / 64.0) as i32).collect();
+            let bias: Vec<_> = (0..channels as i64).map(|c| wide(((c * 100) << 16) + (1 << 15))).collect();
+            let mut y = vec![0i16; x.len()];
+            let norm = GroupNorm {
+                x: Some(Values::Wide(&x)),
+                gain_shift: gain_shift - 6,
+                epsilon: &[wide(epsilon); 3],
+                gain: &gain,
+                bias: &bias,
+                table: &[],
+                scratch: &mut vec![[0; 2]; channels],
+                y: ValuesMut::Wide(&mut y),
+            };
+            norm.run();
+            let of_group = channels / groups;
+            for group in 0..groups {
+                let inside = |i: &usize| i % channels / of_group == group;
+                let at = |i: usize| f64::from(x[i]);
+                let count = (of_group * pixels) as f64;
+                let mean = (0..x.len()).filter(inside).map(at).sum::<f64>() / count;
+                let squares: f64 = (0..x.len()).filter(inside).map(|i| (at(i) - mean).powi(2)).sum();
+                let deviation = (squares / count + epsilon as f64 / count / count).sqrt();
+                for i in (0..x.len()).filter(inside) {
+                    let c = i % channels;
+                    let exact = (at(i) - mean) / deviation * gains[c] + 100.0 * c as f64;
+                    let exact = exact.clamp(-32768.0, 32767.0);
+                    assert!((f64::from(y[i]) - exact).abs() < 0.9, "{} is not {exact}", y[i]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn extremes_do_not_overflow() {
+        // Every bound of the check at once: 2¹⁶ elements of 16 bits in one group, and 2²⁴ of 8 bits.
+        for epsilon in [1, 1 << 62] {
+            for gain in [i32::MIN, i32::MAX] {
+                for fill in [i16::MIN, i16::MAX] {
+                    let mut y = vec![fill; 1 << 16];
+                    y[..1 << 15].fill(i16::MAX);
+                    let norm = GroupNorm {
+                        x: None,
+                        gain_shift: 0,
+                        epsilon: &[wide(epsilon)],
+                        gain: &[gain],
+                        bias: &[wide(1 << 60)],
+                        table: &[],
+                        scratch: &mut [[0; 2]],
+                        y: ValuesMut::Wide(&mut y),
+                    };
+                    norm.run();
+                }
+            }
+        }
+        let mut y = vec![i8::MIN; 1 << 24];
+        y[..1 << 23].fill(i8::MAX);
+        let norm = GroupNorm {
+            x: None,
+            gain_shift: 24,
+            epsilon: &[wide(1)],
+            gain: &[100 << 24],
+            bias: &[wide(1 << 15)],
+            table: &[],
+            scratch: &mut [[0; 2]],
+            y: ValuesMut::Narrow(&mut y),
+        };
+        norm.run();
+        assert_eq!([y[0], y[(1 << 24) - 1]], [100, -100]);
+    }
+
+    #[test]
+    fn in_place_is_the_same() {
+        let x = narrow(3, 4 * 49);
+        let norm = |x, y: &mut [i8]| {
+            let norm = GroupNorm {
+                x,
+                gain_shift: 20,
+                epsilon: &[wide(90); 2],
+                gain: &[40 << 20, -30 << 20, 0, 10 << 20],
+                bias: &[wide(1 << 15); 4],
+                table: &[],
+                scratch: &mut [[0; 2]; 4],
+                y: ValuesMut::Narrow(y),
+            };
+            norm.run();
+        };
+        let (mut apart, mut over) = (vec![0; x.len()], x.clone());
+        norm(Some(Values::Narrow(&x)), &mut apart);
+        norm(None, &mut over);
+        assert_eq!(apart, over);
+    }
+}
