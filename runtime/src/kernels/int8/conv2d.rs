@@ -1,4 +1,5 @@
 use core::array::from_fn;
+use core::ops::Range;
 
 use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD, Wide, long};
@@ -41,19 +42,32 @@ pub struct Conv2d<'a> {
 }
 
 /// An element of the input.
-trait Element: Copy + bytemuck::Pod + Into<i32> {
-    fn of(number: i32) -> Self;
+trait Element: Copy + bytemuck::Pod {
+    /// In 16 bits.
+    fn short(self) -> i16;
+    /// A zero point.
+    fn of(zero: i32) -> Self;
 }
 
 impl Element for i8 {
-    fn of(number: i32) -> Self {
-        number as Self
+    #[inline]
+    fn short(self) -> i16 {
+        self.into()
+    }
+
+    fn of(zero: i32) -> Self {
+        zero as Self
     }
 }
 
 impl Element for i16 {
-    fn of(number: i32) -> Self {
-        number as Self
+    #[inline]
+    fn short(self) -> i16 {
+        self
+    }
+
+    fn of(zero: i32) -> Self {
+        zero as Self
     }
 }
 
@@ -80,8 +94,7 @@ impl Conv2d<'_> {
             for first in (0..outs).step_by(PANEL) {
                 let width = PANEL.min(outs - first);
                 let panel = &self.panels[first * panel_bytes..][..width * panel_bytes];
-                let mut sums = [[[0; PANEL]; TILE]; 2];
-                self.tile(x, beside, start, panel, width, &mut sums);
+                let sums = self.tile(x, beside, start, panel, width);
                 self.store(start, first, width, &sums);
             }
         }
@@ -100,7 +113,7 @@ impl Conv2d<'_> {
         }
     }
 
-    /// Sums of the products of a tile with a panel.
+    /// Sums of the products of a tile with a panel, for each part of the input.
     fn tile<X: Element>(
         &self,
         x: &[X],
@@ -108,25 +121,23 @@ impl Conv2d<'_> {
         start: usize,
         panel: &[i8],
         width: usize,
-        sums: &mut [[[i32; PANEL]; TILE]; 2],
-    ) {
+    ) -> [[[i32; PANEL]; TILE]; 2] {
         let last = self.shape.pixels() - 1;
         let channels = usize::from(self.shape.channels);
-        let row = width * QUAD;
+        let taps = self.kernel * self.kernel;
+        // Pixels after the last one repeat it, and are not stored.
+        let pixel = |tap: usize, i: usize| self.pixel(x, beside, last.min(start + i), tap);
+        let pixels: [[&[X]; TILE]; 9] =
+            from_fn(|tap| from_fn(|i| if tap < taps { pixel(tap, i) } else { &[] }));
+        let pixels = &pixels[..taps];
+        let (split, quads) = (self.split.div_ceil(QUAD), channels.div_ceil(QUAD));
         let whole = width == PANEL && channels.is_multiple_of(QUAD);
-        for (tap, panel) in panel.chunks_exact(channels.div_ceil(QUAD) * row).enumerate() {
-            // Pixels after the last one repeat it, and are not stored.
-            let pixels: [&[X]; TILE] = from_fn(|i| self.pixel(x, beside, last.min(start + i), tap));
-            let (panel, second) = panel.split_at(self.split.div_ceil(QUAD) * row);
-            let [first, rest] =
-                [0..self.split, self.split..channels].map(|part| pixels.map(|x| &x[part.clone()]));
-            for (part, (pixels, panel)) in [(first, panel), (rest, second)].into_iter().enumerate() {
-                match whole {
-                    true => whole_panel(pixels, self.zeros[part], panel, &mut sums[part]),
-                    false => any_panel(pixels, self.zeros[part], panel, row, &mut sums[part]),
-                }
-            }
-        }
+        let parts = [(self.zeros[0], 0..split), (self.zeros[1], split..quads)];
+        parts.map(|(zero, part)| match whole {
+            _ if part.is_empty() => [[0; PANEL]; TILE],
+            true => whole_panel(pixels, zero, panel.as_chunks().0, part),
+            false => any_panel(pixels, zero, panel, width * QUAD, part),
+        })
     }
 
     /// Rescales the sums of a tile.
@@ -188,49 +199,61 @@ impl Conv2d<'_> {
     }
 }
 
-/// Adds the products of pixels with the rows of a panel of [`PANEL`] output channels. Products are added in pairs,
-/// which LLVM makes one instruction of where a processor has it.
-fn whole_panel<X: Element>(pixels: [&[X]; TILE], zero: i32, panel: &[i8], sums: &mut [[i32; PANEL]; TILE]) {
-    let mut pairs = [[0i32; 2 * PANEL]; TILE];
-    let [a, b, c, d] = pixels.map(|pixel| pixel.as_chunks::<QUAD>().0);
-    let rows = panel.as_chunks::<{ PANEL * QUAD }>().0;
-    for ((((a, b), c), d), row) in a.iter().zip(b).zip(c).zip(d).zip(rows) {
-        let weights: [i16; PANEL * QUAD] = from_fn(|i| row[i].into());
-        for (quad, pairs) in [a, b, c, d].into_iter().zip(&mut pairs) {
-            // The difference of two numbers of 8 bits fits 16; numbers of 16 bits have no zero point.
-            let x: [i16; QUAD] = from_fn(|i| (quad[i].into() - zero) as i16);
-            let x: [i16; PANEL * QUAD] = from_fn(|i| x[i % QUAD]);
-            for i in 0..2 * PANEL {
-                let (even, odd) = (2 * i, 2 * i + 1);
-                pairs[i] += i32::from(weights[even]) * i32::from(x[even])
-                    + i32::from(weights[odd]) * i32::from(x[odd]);
+/// Sums of the products of pixels, for each tap, with a panel of [`PANEL`] output channels, over a range of quads of
+/// channels. Products are added in pairs, which LLVM makes one instruction of where a processor has it; the check of the
+/// model has seen to it that nothing wraps.
+fn whole_panel<X: Element>(
+    pixels: &[[&[X]; TILE]],
+    zero: i32,
+    panel: &[[i8; PANEL * QUAD]],
+    part: Range<usize>,
+) -> [[i32; PANEL]; TILE] {
+    let mut sums = [[0i32; 2 * PANEL]; TILE];
+    for (tap, pixels) in pixels.iter().enumerate() {
+        let pixels = pixels.map(|pixel| pixel.as_chunks::<QUAD>().0);
+        for quad in part.clone() {
+            let row = &panel[tap * pixels[0].len() + quad];
+            let weights: [i16; PANEL * QUAD] = from_fn(|i| row[i].into());
+            for (pixel, sums) in pixels.iter().zip(&mut sums) {
+                // The difference of two numbers of 8 bits fits 16; numbers of 16 bits have no zero point.
+                let x = [pixel[quad].map(|x| x.short().wrapping_sub(zero as i16)); PANEL];
+                let x = x.as_flattened();
+                let mut next = *sums;
+                for i in 0..2 * PANEL {
+                    let product = |i: usize| i32::from(weights[i]).wrapping_mul(x[i].into());
+                    next[i] = next[i].wrapping_add(product(2 * i).wrapping_add(product(2 * i + 1)));
+                }
+                *sums = next;
             }
         }
     }
-    for (sums, pairs) in sums.iter_mut().zip(pairs) {
-        for (sum, [a, b]) in sums.iter_mut().zip(pairs.as_chunks().0) {
-            *sum += a + b;
-        }
-    }
+    sums.map(|sums| from_fn(|out| sums[2 * out] + sums[2 * out + 1]))
 }
 
-/// The same for a panel of fewer output channels, and for channels that fill no quad.
+/// The same for a panel of fewer output channels, whose rows have so many weights, and for channels that fill no quad.
 fn any_panel<X: Element>(
-    pixels: [&[X]; TILE],
+    pixels: &[[&[X]; TILE]],
     zero: i32,
     panel: &[i8],
     row: usize,
-    sums: &mut [[i32; PANEL]; TILE],
-) {
-    for (pixel, sums) in pixels.iter().zip(sums) {
-        for (quad, row) in pixel.chunks(QUAD).zip(panel.chunks_exact(row)) {
-            for (sum, weights) in sums.iter_mut().zip(row.as_chunks::<QUAD>().0) {
-                // Channels that only fill the quad have no weight.
-                let products = quad.iter().zip(weights).map(|(&x, &w)| (x.into() - zero) * i32::from(w));
-                *sum += products.sum::<i32>();
+    part: Range<usize>,
+) -> [[i32; PANEL]; TILE] {
+    let mut sums = [[0; PANEL]; TILE];
+    for (tap, pixels) in pixels.iter().enumerate() {
+        for (pixel, sums) in pixels.iter().zip(&mut sums) {
+            let first = tap * pixel.len().div_ceil(QUAD);
+            let rows = panel.chunks_exact(row).skip(first + part.start);
+            for (quad, row) in pixel.chunks(QUAD).skip(part.start).zip(rows).take(part.len()) {
+                for (sum, weights) in sums.iter_mut().zip(row.as_chunks::<QUAD>().0) {
+                    // Channels that only fill the quad have no weight.
+                    let products =
+                        quad.iter().zip(weights).map(|(x, &w)| (i32::from(x.short()) - zero) * i32::from(w));
+                    *sum += products.sum::<i32>();
+                }
             }
         }
     }
+    sums
 }
 
 #[cfg(test)]
