@@ -15,9 +15,9 @@ pub mod verify;
 use serde_json::json;
 use traflow_graph::checkpoint::{Checkpoint, CheckpointError};
 use traflow_graph::graph::GraphError;
-use traflow_graph::model::{Dtype, Moment, VERSION};
+use traflow_graph::model::{Dtype, Moment};
 use traflow_graph::plan::plan;
-use traflow_graph::write::{ModelSource, WriteError, write};
+use traflow_graph::write::{ModelSource, WriteError, version, write};
 
 use crate::fold::{FoldError, fold};
 use crate::fuse::fuse;
@@ -70,13 +70,15 @@ pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, Ex
     let folded = fold(&trained, &schedules.concat())?;
     let fused = fuse(folded)?;
     let plan = plan(&fused.graph, 4);
+    let parameters = fused.single();
+    let format = version(&fused.graph, &parameters);
     let file = write(&ModelSource {
         graph: &fused.graph,
         plan: &plan,
         schedules: &schedules,
-        parameters: &fused.single(),
+        parameters: &parameters,
         weights: options.weights,
-        provenance: &provenance(checkpoint, options.weights, &schedules),
+        provenance: &provenance(checkpoint, format, options.weights, &schedules),
     })?;
     let differences = verify(&trained, &fused, &file, options.weights, &schedules)?;
     let report = Report::new(&trained, &fused, &plan, options.weights, file.len(), differences);
@@ -96,11 +98,11 @@ pub fn schedules(steps: &[u32]) -> Vec<Vec<Moment>> {
 }
 
 /// Where the file comes from, as JSON.
-fn provenance(checkpoint: &Checkpoint, weights: Dtype, schedules: &[Vec<Moment>]) -> String {
+fn provenance(checkpoint: &Checkpoint, format: u16, weights: Dtype, schedules: &[Vec<Moment>]) -> String {
     let steps: Vec<usize> = schedules.iter().map(Vec::len).collect();
     json!({
         "checkpoint": checkpoint.provenance,
-        "export": { "format": VERSION, "precision": precision(weights), "steps": steps },
+        "export": { "format": format, "precision": precision(weights), "steps": steps },
         "network": checkpoint.unet,
         "role": checkpoint.role.name(),
     })

@@ -6,6 +6,7 @@
 //! | module | holds | needs |
 //! |---|---|---|
 //! | [`op`] | the operations and their one shape rule | – |
+//! | [`coefficient`] | numbers that follow from a time alone | – |
 //! | [`noise`] | the numbers that a picture starts from: counter-based and made of integers | – |
 //! | [`model`] | the checked, zero-copy view of a model file | – |
 //! | [`graph`], [`unet`] | building a network from its configuration | `alloc` |
@@ -19,6 +20,7 @@
 #[cfg(feature = "alloc")]
 extern crate no_std_compat as std;
 
+pub mod coefficient;
 pub mod model;
 pub mod noise;
 pub mod op;

@@ -31,8 +31,8 @@ fn checkpoint() -> Checkpoint {
         mult: vec![1, 2],
         blocks: 1,
         attention: vec![4],
-        augment_labels: 0,
         s_conditioning: SConditioning::TiedMean,
+        ..Unet::default()
     };
     let mut tensors = Tensors::new();
     for (index, (name, shape)) in parameters(&unet.graph().unwrap()).into_iter().enumerate() {

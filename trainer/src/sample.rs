@@ -46,7 +46,7 @@ impl Sampler {
     }
 }
 
-/// Pictures of these seeds in order, each `shape.elements()` values in about [-1, 1]. `progress` hears how many are
+/// Pictures of these seeds in order, of the class of each seed where the network has classes, each `shape.elements()` values in about [-1, 1]. `progress` hears how many are
 /// done.
 ///
 /// # Errors
@@ -61,7 +61,8 @@ pub fn sample(
     let device = network.device();
     let mut pictures = Vec::with_capacity(seeds.len() * shape.elements());
     for seeds in seeds.chunks(BATCH) {
-        let (batch, _) = sampler.run(network, flow::seeded_noise(seeds, shape, &device));
+        let (batch, _) =
+            sampler.run(&network.with_classes_of(seeds), flow::seeded_noise(seeds, shape, &device));
         pictures.extend(batch.try_into_vec_as::<f32>()?);
         progress(pictures.len() / shape.elements());
     }

@@ -11,7 +11,7 @@ use traflow_graph::unet::{SConditioning, Unet};
 use crate::data::{self, Images};
 use crate::flow::{self, Dice, TimeLaw};
 use crate::initial;
-use crate::network::{Network, Times};
+use crate::network::{Dropout, Network, Times};
 use crate::optimiser::OptimiserConfig;
 use crate::picture;
 use crate::run::{Intervals, Progress, Run, Term};
@@ -33,6 +33,9 @@ pub struct TeacherConfig {
     pub time: TimeLaw,
     /// The network.
     pub network: Unet,
+    /// Part of the values that dropout makes zero in every block.
+    #[serde(default)]
+    pub dropout: f32,
     /// The optimiser.
     pub optimiser: OptimiserConfig,
     /// What the run writes down.
@@ -54,6 +57,8 @@ pub fn train(
     let shape = config.network.image();
     ensure!(images.shape() == shape, "the pictures are {}, the network's {shape}", images.shape());
     ensure!(config.batch > 0, "batch is 0");
+    ensure!((0.0..1.0).contains(&config.dropout), "dropout is a part of 1");
+    ensure!(config.network.labels == 0, "pictures are read without classes: leave out labels");
     ensure!(
         config.network.s_conditioning == SConditioning::None,
         "a teacher has no target time: leave out s_conditioning"
@@ -63,7 +68,8 @@ pub fn train(
     let losses = |network: &Network, step: usize| {
         let dice = Dice::new(config.seed, step, config.batch);
         let x0 = batch(images, &dice.pictures(images.len()), &training);
-        let loss = rectified_flow(network, x0, &dice, config.time);
+        let dropout = Dropout { rate: config.dropout, seed: config.seed, step: step as u64 };
+        let loss = rectified_flow(&network.with_dropout(dropout), x0, &dice, config.time);
         Ok(vec![Term { name: "velocity", weight: 1.0, loss }])
     };
     let sample =

@@ -35,6 +35,9 @@ struct Arguments {
     /// Steps from noise to picture; the model file says which numbers it offers
     #[arg(long, default_value_t = 1)]
     steps: usize,
+    /// Class of the pictures, counted from 0, where the model has classes [default: none in particular]
+    #[arg(long)]
+    class: Option<usize>,
     /// PNG file to write, all pictures in a grid
     #[arg(short, long)]
     output: PathBuf,
@@ -60,6 +63,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let model = Model::new(bytes).with_context(reading)?;
     let mut arena = vec![0; Engine::arena_bytes(&model)];
     let mut engine = Engine::new(model, &mut arena)?;
+    engine.set_class(arguments.class)?;
 
     let mut grid = Grid::new(model.image().shape(), arguments.count as usize)?;
     let mut times = Vec::new();
