@@ -223,7 +223,7 @@ pub fn calibrate(network: &Network, schedules: &[Vec<Moment>], seeds: u64) -> St
             Noise::stream(seed, STREAM).fill(&mut noise);
             let mut x: Vec<f64> = noise.iter().copied().map(f64::from).collect();
             for (row, &moment) in (first..).zip(schedule) {
-                let values = evaluate(network, &Inputs { image: &x, moment, row }, &all);
+                let values = evaluate(network, &Inputs { image: &x, moment, row, class: None }, &all);
                 for (seen, value) in statistics[row].iter_mut().zip(&values) {
                     seen.add(value, seeds as f64);
                 }

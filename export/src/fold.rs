@@ -1,7 +1,7 @@
 //! Computes what depends on time alone.
 //!
-//! A model file is made for certain numbers of steps, so the times of every evaluation are known, and labels are zero
-//! at generation. What follows from them is computed here, in f64, once for each moment.
+//! A model file is made for certain numbers of steps, so the times of every evaluation are known, and the labels of a
+//! training are zero at generation. A class is chosen when a picture is made, so what depends on it stays. What follows from them is computed here, in f64, once for each moment.
 
 use traflow_graph::graph::GraphError;
 use traflow_graph::model::Moment;
@@ -42,7 +42,7 @@ pub fn fold(network: &Network, moments: &[Moment]) -> Result<Network, FoldError>
         parameters.push(Parameters { per_moment: true, ..Parameters::default() });
     }
     for (row, &moment) in moments.iter().enumerate() {
-        let values = evaluate(network, &Inputs { image: &[], moment, row }, &alone);
+        let values = evaluate(network, &Inputs { image: &[], moment, row, class: None }, &alone);
         for (value, parameters) in values.into_iter().zip(&mut parameters) {
             // The values of nodes that depend on the picture are empty.
             parameters.bias.extend(value);

@@ -11,7 +11,8 @@ use crate::network::{Network, Parameters};
 ///
 /// - the sum of a convolution and a constant is the convolution with that constant in its bias;
 /// - the sum of a convolution and another value is the convolution with that value as its residual;
-/// - a norm and then SiLU is a norm with SiLU.
+/// - a norm and then SiLU is a norm with SiLU;
+/// - a norm that a constant scales and shifts is a norm of other scale and shift.
 ///
 /// The node takes the place of the sum and keeps the name of the convolution. Factors go into weights and biases.
 ///
@@ -37,6 +38,7 @@ fn rewrite(network: Network, all: bool) -> Result<Network, GraphError> {
         match nodes[index].op {
             Op::Add { scale } => sum(&mut nodes, &mut parameters, index, scale, all),
             Op::Silu if all => activation(&mut nodes, &mut parameters, index),
+            Op::ScaleShift { silu } if all => modulation(&mut nodes, &mut parameters, index, silu),
             _ => {}
         }
     }
@@ -103,6 +105,30 @@ fn activation(nodes: &mut [Node], parameters: &mut [Parameters], index: usize) {
         let name = nodes[norm.index()].name.clone();
         nodes[index] = Node { name, op, inputs, shape: nodes[index].shape };
         parameters[index] = take(&mut parameters[norm.index()]);
+    }
+}
+
+/// `norm(x) · (1 + scale) + shift`, where scale and shift are a constant, of one row or one for each moment.
+fn modulation(nodes: &mut [Node], parameters: &mut [Parameters], index: usize, silu: bool) {
+    let [norm, by] = nodes[index].inputs[..] else { return };
+    if let Op::GroupNorm { groups, epsilon, silu: false } = nodes[norm.index()].op
+        && matches!(nodes[by.index()].op, Op::Constant { .. })
+        && read_once(nodes, norm)
+    {
+        let Parameters { weight, bias, .. } = take(&mut parameters[norm.index()]);
+        let mut of_node =
+            Parameters { per_moment: parameters[by.index()].per_moment, ..Parameters::default() };
+        for row in parameters[by.index()].bias.chunks_exact(2 * weight.len()) {
+            let (scale, shift) = row.split_at(weight.len());
+            of_node.weight.extend(weight.iter().zip(scale).map(|(weight, scale)| weight * (1.0 + scale)));
+            let scaled = bias.iter().zip(scale).map(|(bias, scale)| bias * (1.0 + scale));
+            of_node.bias.extend(scaled.zip(shift).map(|(bias, shift)| bias + shift));
+        }
+        parameters[index] = of_node;
+        let inputs = take(&mut nodes[norm.index()].inputs);
+        let name = nodes[norm.index()].name.clone();
+        let op = Op::GroupNorm { groups, epsilon, silu };
+        nodes[index] = Node { name, op, inputs, shape: nodes[index].shape };
     }
 }
 
@@ -249,6 +275,24 @@ mod tests {
         let shifted = g.add("shift", wide, sum, 1.0);
         g.push("down", Op::Downsample, &[shifted]);
         assert_eq!(names(&exported(g)), ["image", "a", "up", "wide", "shift", "down"]);
+    }
+
+    #[test]
+    fn a_norm_takes_scale_and_shift_of_a_constant() {
+        let mut g = Builder::new();
+        let x = g.image(X);
+        let t = g.time(Time::From);
+        let affine = g.linear("affine", t, 8);
+        let h = g.group_norm("norm", x, 1e-5, false);
+        let h = g.push("modulated", Op::ScaleShift { silu: true }, &[h, affine]);
+        let class = g.push("class", Op::Class { count: 3 }, &[]);
+        let of_class = g.linear("of_class", class, 8);
+        let h = g.group_norm("second", h, 1e-5, false);
+        g.push("last", Op::ScaleShift { silu: false }, &[h, of_class]);
+        let nodes = exported(g);
+        // What a class says is known when a picture is made, not before.
+        assert_eq!(names(&nodes), ["image", "norm", "class", "of_class", "second", "last"]);
+        assert_eq!(nodes[1].1, Op::GroupNorm { groups: 1, epsilon: 1e-5, silu: true });
     }
 
     #[test]

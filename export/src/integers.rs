@@ -7,7 +7,7 @@ use traflow_graph::checkpoint::Checkpoint;
 use traflow_graph::model::{Dtype, Model, ModelError, Moment};
 use traflow_graph::op::Op;
 use traflow_graph::plan::plan_integers;
-use traflow_graph::write::{IntegerNode, IntegerSource, write_integers};
+use traflow_graph::write::{IntegerNode, IntegerSource, VERSION_OF_INTEGERS, write_integers};
 use traflow_runtime::kernels::int8::Values;
 use traflow_runtime::{EngineError, IntegerEngine};
 
@@ -80,6 +80,8 @@ pub struct Report {
 pub enum IntegersError {
     #[error("a file offers at least one number of steps")]
     NoSteps,
+    #[error("node {index} ({name}): its operation is not written to files of integers")]
+    Operation { index: usize, name: String },
     #[error("reading the file back: {0}")]
     Model(#[from] ModelError),
     #[error("running the file: {0}")]
@@ -112,7 +114,22 @@ pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, Ex
     let schedules = schedules(&options.steps);
     let trained = Network::of(checkpoint)?;
     let network = fuse(fold(&trained, &schedules.concat())?)?;
-    export_network(&network, &schedules, options, &provenance(checkpoint, &made(Dtype::I8, &schedules)))
+    for (index, node) in network.graph.nodes().iter().enumerate() {
+        let of_moments = network.parameters[index].weight.len() > network.graph.parameters(node).weights();
+        let unknown = matches!(
+            node.op,
+            Op::Class { .. } | Op::Multiply | Op::ScaleShift { .. } | Op::Blur { .. } | Op::Border { .. }
+        );
+        if of_moments || unknown {
+            return Err(IntegersError::Operation { index, name: node.name.clone() }.into());
+        }
+    }
+    export_network(
+        &network,
+        &schedules,
+        options,
+        &provenance(checkpoint, &made(VERSION_OF_INTEGERS, Dtype::I8, &schedules)),
+    )
 }
 
 /// Turns a network whose nodes that depend on time alone are constants into a model file of integers.

@@ -23,9 +23,9 @@ pub mod verify;
 use serde_json::{Value, json};
 use traflow_graph::checkpoint::{Checkpoint, CheckpointError};
 use traflow_graph::graph::GraphError;
-use traflow_graph::model::{Dtype, Moment, VERSION};
+use traflow_graph::model::{Dtype, Moment};
 use traflow_graph::plan::plan;
-use traflow_graph::write::{ModelSource, WriteError, write};
+use traflow_graph::write::{ModelSource, WriteError, version, write};
 
 use crate::fold::{FoldError, fold};
 use crate::fuse::fuse;
@@ -83,13 +83,15 @@ pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, Ex
     let folded = fold(&trained, &schedules.concat())?;
     let fused = fuse(folded)?;
     let plan = plan(&fused.graph, 4);
+    let parameters = fused.single();
+    let format = version(&fused.graph, &parameters);
     let file = write(&ModelSource {
         graph: &fused.graph,
         plan: &plan,
         schedules: &schedules,
-        parameters: &fused.single(),
+        parameters: &parameters,
         weights: options.weights,
-        provenance: &provenance(checkpoint, &made(options.weights, &schedules)),
+        provenance: &provenance(checkpoint, &made(format, options.weights, &schedules)),
     })?;
     let differences = verify(&trained, &fused, &file, options.weights, &schedules)?;
     let report = Report::new(&trained, &fused, &plan, options.weights, file.len(), differences);
@@ -109,9 +111,9 @@ pub fn schedules(steps: &[u32]) -> Vec<Vec<Moment>> {
 }
 
 /// How this export makes a file, for its provenance.
-pub(crate) fn made(weights: Dtype, schedules: &[Vec<Moment>]) -> Value {
+pub(crate) fn made(format: u16, weights: Dtype, schedules: &[Vec<Moment>]) -> Value {
     let steps: Vec<usize> = schedules.iter().map(Vec::len).collect();
-    json!({ "format": VERSION, "precision": precision(weights), "steps": steps })
+    json!({ "format": format, "precision": precision(weights), "steps": steps })
 }
 
 /// Where a file comes from, as JSON; `made` says how this export made it.

@@ -18,7 +18,7 @@ pub struct Network {
 /// Parameters of one node; empty where it has none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Parameters {
-    /// `[out, in, kernel, kernel]` of a convolution, or the scale of a norm.
+    /// `[out, in, kernel, kernel]` of a convolution, or the scale of a norm, which may have a row for each moment.
     pub weight: Vec<f64>,
     /// One row, or one row for each moment. A constant's bias is its value.
     pub bias: Vec<f64>,

@@ -84,8 +84,8 @@ pub fn export(checkpoint: &Checkpoint, steps: u32) -> Result<Exported, ExportErr
 
     let mut noise = vec![0.0; shape.elements()];
     Noise::new(0).fill(&mut noise);
-    let expected = generate(&trained, &noise, &schedule, 0);
-    let folding = difference(&generate(&folded, &noise, &schedule, 0), &expected);
+    let expected = generate(&trained, &noise, None, &schedule, 0);
+    let folding = difference(&generate(&folded, &noise, None, &schedule, 0), &expected);
     if folding > FOLDING_LIMIT {
         let (steps, limit) = (schedule.len(), FOLDING_LIMIT);
         return Err(VerifyError::Folding { steps, found: folding, limit }.into());
@@ -213,8 +213,16 @@ impl Writer<'_> {
             }
             Op::Upsample => self.upsample(name, input(0)),
             Op::Attention { heads } => self.attention(&name, input(0), node.shape, heads.into()),
-            // What depends on time alone was folded.
-            Op::Time(_) | Op::Labels { .. } | Op::Embedding { .. } => {
+            // What depends on time alone was folded; the others are not written yet.
+            Op::Time(_)
+            | Op::Coefficient(_)
+            | Op::Labels { .. }
+            | Op::Embedding { .. }
+            | Op::Class { .. }
+            | Op::Multiply
+            | Op::ScaleShift { .. }
+            | Op::Blur { .. }
+            | Op::Border { .. } => {
                 return Err(OnnxError::Operation { index, name: node.name.clone() });
             }
         };

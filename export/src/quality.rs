@@ -71,7 +71,7 @@ pub fn psnr(
     for schedule in schedules {
         let steps = schedule.len();
         let mut of_seed = |seed: u64| {
-            let exact = generate(network, &noise(seed, elements), schedule, first);
+            let exact = generate(network, &noise(seed, elements), None, schedule, first);
             let found = real(&picture(seed, steps), &format);
             let error = |(a, b): (&f64, &f64)| (a.clamp(-1.0, 1.0) - b.clamp(-1.0, 1.0)).powi(2);
             let squares: f64 = exact.iter().zip(&found).map(error).sum();
@@ -102,7 +102,7 @@ pub fn sensitivity(network: &Network, moment: Moment, formats: &[Format], seeds:
     let mut errors = vec![[0.0; 2]; nodes.len()];
     for seed in 0..seeds {
         let image: Vec<f64> = noise(seed, elements).into_iter().map(f64::from).collect();
-        let inputs = Inputs { image: &image, moment, row: 0 };
+        let inputs = Inputs { image: &image, moment, row: 0, class: None };
         let exact = evaluate(network, &inputs, &all);
         for (index, error) in errors.iter_mut().enumerate() {
             let pixels = nodes[index].shape.pixels();
@@ -151,7 +151,7 @@ pub fn nodes(
     let steps = model.steps().next().unwrap_or(0);
     for seed in 0..seeds {
         let image: Vec<f64> = noise(seed, elements).into_iter().map(f64::from).collect();
-        let exact = evaluate(network, &Inputs { image: &image, moment, row: 0 }, &all);
+        let exact = evaluate(network, &Inputs { image: &image, moment, row: 0, class: None }, &all);
         integer::generate(model, seed, steps, &mut |step, index, value| {
             if step == 0 {
                 for (a, b) in exact[index].iter().zip(real(value, &formats[index])) {

@@ -341,8 +341,17 @@ fn integers(source: &Source<'_>, index: usize, row: usize, weight: Option<&Weigh
             let (exponent, factor) = (factor_of(exponent, exponent_shift), factor_of(factor, shift));
             Integers::Attention { exponent, exponent_shift, shift, factor, bias }.encode()
         }
-        // Upsampling copies, and the others were folded.
-        Op::Upsample | Op::Time(_) | Op::Labels { .. } | Op::Embedding { .. } => Vec::new(),
+        // Upsampling copies, and the others were folded or refused.
+        Op::Upsample
+        | Op::Time(_)
+        | Op::Coefficient(_)
+        | Op::Labels { .. }
+        | Op::Embedding { .. }
+        | Op::Class { .. }
+        | Op::Multiply
+        | Op::ScaleShift { .. }
+        | Op::Blur { .. }
+        | Op::Border { .. } => Vec::new(),
     }
 }
 

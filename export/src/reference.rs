@@ -1,7 +1,7 @@
 //! The network by its definition, in f64: slow and plain, the oracle of the export.
 
 use traflow_graph::model::Moment;
-use traflow_graph::op::{Op, Shape, Time};
+use traflow_graph::op::{Embedding, Op, Shape, Time};
 
 use crate::network::Network;
 
@@ -14,6 +14,8 @@ pub struct Inputs<'a> {
     pub moment: Moment,
     /// Place of the moment among those that the constants have rows for.
     pub row: usize,
+    /// The class that is asked for.
+    pub class: Option<usize>,
 }
 
 /// The values of those nodes that are wanted; a wanted node reads wanted nodes only. The others stay empty.
@@ -26,12 +28,18 @@ pub fn evaluate(network: &Network, inputs: &Inputs<'_>, wanted: &[bool]) -> Vec<
     values
 }
 
-/// Makes a picture of noise with the moments of one schedule, whose first has this row.
-pub fn generate(network: &Network, noise: &[f32], schedule: &[Moment], first: usize) -> Vec<f64> {
+/// Makes a picture of noise and a class with the moments of one schedule, whose first has this row.
+pub fn generate(
+    network: &Network,
+    noise: &[f32],
+    class: Option<usize>,
+    schedule: &[Moment],
+    first: usize,
+) -> Vec<f64> {
     let mut image: Vec<f64> = noise.iter().copied().map(f64::from).collect();
     let all = vec![true; network.parameters.len()];
     for (row, &moment) in (first..).zip(schedule) {
-        let velocity = evaluate(network, &Inputs { image: &image, moment, row }, &all).pop();
+        let velocity = evaluate(network, &Inputs { image: &image, moment, row, class }, &all).pop();
         // x_s = x_t + (s - t) u(x_t, t, s), eq. 6'.
         let step = f64::from(moment.s) - f64::from(moment.t);
         for (x, u) in image.iter_mut().zip(velocity.unwrap_or_default()) {
@@ -47,7 +55,11 @@ pub(crate) fn compute(network: &Network, index: usize, values: &[Vec<f64>], inpu
     let (node, parameters) = (&nodes[index], &network.parameters[index]);
     let input = |place: usize| values[node.inputs[place].index()].as_slice();
     let shape = |place: usize| nodes[node.inputs[place].index()].shape;
-    let weight = parameters.weight.as_slice();
+    let weights = network.graph.parameters(node).weights();
+    let weight = match parameters.weight.len() > weights {
+        true => &parameters.weight[inputs.row * weights..][..weights],
+        false => &parameters.weight[..],
+    };
     let bias = match parameters.per_moment {
         true => &parameters.bias[inputs.row * usize::from(node.shape.channels)..],
         false => &parameters.bias[..],
@@ -56,9 +68,14 @@ pub(crate) fn compute(network: &Network, index: usize, values: &[Vec<f64>], inpu
         Op::Image(_) => inputs.image.to_vec(),
         Op::Time(Time::From) => vec![inputs.moment.t.into()],
         Op::Time(Time::To) => vec![inputs.moment.s.into()],
+        Op::Time(Time::Span) => vec![f64::from(inputs.moment.t) - f64::from(inputs.moment.s)],
         Op::Labels { count } => vec![0.0; count.into()],
+        Op::Class { count } => {
+            (0..usize::from(count)).map(|i| f64::from(u8::from(inputs.class == Some(i)))).collect()
+        }
+        Op::Coefficient(coefficient) => vec![coefficient.at(input(0)[0])],
         Op::Constant { channels } => bias[..channels.into()].to_vec(),
-        Op::Embedding { channels } => embedding(input(0)[0], channels.into()),
+        Op::Embedding { channels, kind } => embedding(input(0)[0], channels.into(), kind, weight),
         Op::Conv2d { kernel, residual, .. } => {
             let mut y = match residual {
                 Some(factor) => input(1).iter().map(|x| x * f64::from(factor)).collect(),
@@ -85,6 +102,18 @@ pub(crate) fn compute(network: &Network, index: usize, values: &[Vec<f64>], inpu
             let pixels = a.len() / b.len();
             a.iter().enumerate().map(|(i, a)| (a + b[i / pixels]) * f64::from(scale)).collect()
         }
+        Op::Multiply => {
+            let (a, b) = (input(0), input(1));
+            let pixels = a.len() / b.len();
+            a.iter().enumerate().map(|(i, a)| a * b[i / pixels]).collect()
+        }
+        Op::ScaleShift { silu: activate } => {
+            let (a, (scale, shift)) = (input(0), input(1).split_at(input(1).len() / 2));
+            let pixels = a.len() / scale.len();
+            let affine = |(i, a): (usize, &f64)| a * (1.0 + scale[i / pixels]) + shift[i / pixels];
+            let y = a.iter().enumerate().map(affine);
+            if activate { y.map(silu).collect() } else { y.collect() }
+        }
         Op::Concat => [input(0), input(1)].concat(),
         Op::Downsample => resample(node.shape, |row, column| {
             let width = usize::from(shape(0).width);
@@ -98,8 +127,37 @@ pub(crate) fn compute(network: &Network, index: usize, values: &[Vec<f64>], inpu
         })
         .map(|[i]| input(0)[i])
         .collect(),
+        Op::Blur { near, far } => {
+            let [near, far] = [f64::from(near), f64::from(far)];
+            let taps = [far, near, 1.0 - 2.0 * near - 2.0 * far, near, far];
+            let tap = |down: isize, right: isize| taps[(down + 2) as usize] * taps[(right + 2) as usize];
+            let offsets = || (-2..=2).flat_map(|down| (-2..=2).map(move |right| (down, right)));
+            let at = |i: usize, (down, right)| tap(down, right) * shifted(input(0), shape(0), i, down, right);
+            (0..node.shape.elements()).map(|i| offsets().map(|offset| at(i, offset)).sum()).collect()
+        }
+        Op::Border { by } => {
+            let (pixels, width) = (node.shape.pixels(), usize::from(node.shape.width));
+            let (by, inner) = (isize::from(by), usize::from(shape(0).width));
+            let element = |i: usize| {
+                let (channel, row, column) = (i / pixels, i % pixels / width, i % width);
+                let (row, column) = (row as isize - by, column as isize - by);
+                let first = channel * shape(0).pixels();
+                let inside =
+                    (0..shape(0).height as isize).contains(&row) && (0..inner as isize).contains(&column);
+                if inside { input(0)[first + row as usize * inner + column as usize] } else { 0.0 }
+            };
+            (0..node.shape.elements()).map(element).collect()
+        }
         Op::Attention { heads } => attention(input(0), node.shape, heads.into()),
     }
+}
+
+/// The element that lies so many rows below element `i` and so many columns to its right; zero beyond the edge.
+fn shifted(x: &[f64], shape: Shape, i: usize, down: isize, right: isize) -> f64 {
+    let (pixels, width) = (shape.pixels(), shape.width as isize);
+    let (row, column) = ((i % pixels) as isize / width + down, (i % pixels) as isize % width + right);
+    let inside = (0..shape.height as isize).contains(&row) && (0..width).contains(&column);
+    if inside { x[i / pixels * pixels + (row * width + column) as usize] } else { 0.0 }
 }
 
 /// For each element of a shape, the elements that it reads: `taps` gives the pixels of a channel of the input, and
@@ -119,11 +177,21 @@ fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
-/// `sin(999 x f_i)`, then `cos(999 x f_i)`, with `f_i = 10000^(-i / (channels/2 - 1))`.
-fn embedding(x: f64, channels: usize) -> Vec<f64> {
+/// The sines and cosines of a number; `weight` has the frequencies of NCSN++.
+fn embedding(x: f64, channels: usize, kind: Embedding, weight: &[f64]) -> Vec<f64> {
     let half = channels / 2;
-    let angle = |i: usize| 999.0 * x * 1e4_f64.powf(-(i as f64) / (half as f64 - 1.0));
-    (0..half).map(|i| angle(i).sin()).chain((0..half).map(|i| angle(i).cos())).collect()
+    let power = |exponent: f64| 1e4_f64.powf(-exponent);
+    let angle = |i: usize| match kind {
+        Embedding::Positional => x * power(i as f64 / (half as f64 - 1.0)),
+        Embedding::CosineFirst => x * power(i as f64 / half as f64),
+        Embedding::Fourier => std::f64::consts::TAU * x * weight[i],
+    };
+    let sines = (0..half).map(|i| angle(i).sin());
+    let cosines = (0..half).map(|i| angle(i).cos());
+    match kind {
+        Embedding::CosineFirst => cosines.chain(sines).collect(),
+        Embedding::Positional | Embedding::Fourier => sines.chain(cosines).collect(),
+    }
 }
 
 /// Adds a convolution to `y`.
@@ -216,9 +284,17 @@ mod tests {
 
     #[test]
     fn an_embedding_has_sines_then_cosines() {
-        let x = embedding(0.5, 4);
+        let x = embedding(499.5, 4, Embedding::Positional, &[]);
         let expected = [499.5_f64.sin(), 0.04995_f64.sin(), 499.5_f64.cos(), 0.04995_f64.cos()];
         assert!(x.iter().zip(expected).all(|(x, expected)| (x - expected).abs() < 1e-12));
+    }
+
+    /// Eight channels at 249.75, by the reference implementation.
+    #[test]
+    fn the_embedding_of_adm_has_cosines_first() {
+        let expected = [-0.006615912, 0.987584628, -0.799644933, 0.968974242, -0.999978115, -0.157087881];
+        let x = embedding(249.75, 8, Embedding::CosineFirst, &[]);
+        assert!(x.iter().zip(expected).all(|(x, expected)| (x - expected).abs() < 1e-6), "{x:?}");
     }
 
     #[test]

@@ -78,7 +78,9 @@ impl Report {
         let (mut weights_bytes, mut constants_bytes) = (0, 0);
         for (node, parameters) in exported.graph.nodes().iter().zip(&exported.parameters) {
             let is_conv = matches!(node.op, Op::Conv2d { .. });
-            weights_bytes += parameters.weight.len() * if is_conv { weights.bytes() } else { 4 };
+            let of_moments = parameters.weight.len() > exported.graph.parameters(node).weights();
+            let scales = if of_moments { &mut constants_bytes } else { &mut weights_bytes };
+            *scales += parameters.weight.len() * if is_conv { weights.bytes() } else { 4 };
             let bias = if parameters.per_moment { &mut constants_bytes } else { &mut weights_bytes };
             *bias += parameters.bias.len() * 4;
         }

@@ -79,8 +79,11 @@ pub fn verify(
         for seed in 0..SEEDS {
             let mut noise = vec![0.0; model.image().shape().elements()];
             Noise::new(seed).fill(&mut noise);
-            expected.extend(generate(trained, &noise, schedule, first));
-            folded.extend(generate(exported, &noise, schedule, first));
+            // No class, the last, then the one before it.
+            let class = (model.classes() as u64).checked_sub(seed).filter(|_| seed > 0).map(|c| c as usize);
+            engine.set_class(class).map_err(VerifyError::Engine)?;
+            expected.extend(generate(trained, &noise, class, schedule, first));
+            folded.extend(generate(exported, &noise, class, schedule, first));
             let picture = engine.run(&noise, steps).map_err(VerifyError::Engine)?;
             run.extend(picture.iter().copied().map(f64::from));
         }

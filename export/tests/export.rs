@@ -10,8 +10,10 @@ use traflow_export::network::Network;
 use traflow_export::verify::Difference;
 use traflow_export::{Exported, Options, export, schedules};
 use traflow_graph::checkpoint::{Checkpoint, Role};
+use traflow_graph::coefficient::{Head, Level};
 use traflow_graph::model::{Dtype, Model};
 use traflow_graph::op::Op;
+use traflow_graph::unet::{Architecture, SConditioning, Unet, Variant};
 
 fn checkpoints() -> Vec<Checkpoint> {
     let kinds = [(8, Role::Student), (12, Role::Student), (8, Role::Teacher), (12, Role::Teacher)];
@@ -37,6 +39,49 @@ fn pictures_stay_the_same() {
             }
         }
     }
+}
+
+/// A small network of another family, with classes: heads of 8 channels, FIR resampling, EDM's head.
+fn of_family(architecture: Architecture, s_conditioning: SConditioning) -> Unet {
+    Unet {
+        architecture,
+        s_conditioning,
+        labels: 3,
+        head: Head::Edm,
+        level: Level::Edm,
+        variant: Variant { head_channels: Some(8), filter: Some(vec![1, 3, 3, 1]), ..Variant::default() },
+        ..unet(8, Role::Teacher)
+    }
+}
+
+/// Every family with classes, every way to be told of s: what a class says is computed when a picture is made.
+#[test]
+fn pictures_of_other_families_stay_the_same() {
+    let kinds = [SConditioning::Shared, SConditioning::TiedMean, SConditioning::Ctm, SConditioning::Delta];
+    let families = [Architecture::Ddpmpp, Architecture::Ncsnpp, Architecture::Adm];
+    for (architecture, kind) in families.into_iter().flat_map(|f| kinds.map(|kind| (f, kind))) {
+        let checkpoint = checkpoint(of_family(architecture, kind), Role::Student);
+        let Exported { report, .. } = export(&checkpoint, &options(Dtype::F32, &[1, 3])).unwrap();
+        for Difference { folding, runtime, .. } in report.differences {
+            assert!(folding <= 1e-12, "{architecture:?}, {kind:?}: {folding}");
+            assert!(runtime > 0.0 && runtime <= 1e-5, "{architecture:?}, {kind:?}: {runtime}");
+        }
+    }
+}
+
+/// Without classes the scale and shift of ADM are known at export: they cost nothing at run time.
+#[test]
+fn scale_and_shift_go_into_the_norms() {
+    let adm = of_family(Architecture::Adm, SConditioning::None);
+    let ops = |unet: &Unet| {
+        let trained = Network::of(&checkpoint(unet.clone(), Role::Teacher)).unwrap();
+        let fused = fuse(fold(&trained, &schedules(&[1, 2]).concat()).unwrap()).unwrap();
+        let count = |op: fn(&Op) -> bool| fused.graph.nodes().iter().filter(|node| op(&node.op)).count();
+        (count(|op| matches!(op, Op::ScaleShift { .. })), count(|op| matches!(op, Op::Class { .. })))
+    };
+    assert_eq!(ops(&Unet { labels: 0, ..adm.clone() }), (0, 0));
+    let (modulated, classes) = ops(&adm);
+    assert!(modulated > 0 && classes == 1);
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! Trained weights, between the trainer and the exporter.
 //!
 //! A checkpoint is a safetensors file whose tensors are exactly the parameters of one [`Unet`], under the names
-//! `{node}.weight` and `{node}.bias`: a convolution's weight is `[out, in, k, k]`, a group norm's weight and every bias
-//! `[c]`. Its metadata say what the network is and where the weights come from. The same network and weights are the
-//! same bytes.
+//! `{node}.weight` and `{node}.bias`: a convolution's weight is `[out, in, k, k]`; a group norm's weight, frequencies and
+//! every bias are `[c]`. Its metadata say what the network is and where the weights come from. The same network and
+//! weights are the same bytes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -238,8 +238,8 @@ pub fn parameters(graph: &Graph) -> Vec<(String, Vec<usize>)> {
     for node in graph.nodes() {
         let sizes = graph.parameters(node);
         if let Some(weight) = sizes.weight {
-            let is_norm = matches!(node.op, Op::GroupNorm { .. });
-            let dimensions = if is_norm { vec![weight[0]] } else { weight.to_vec() };
+            let is_matrix = matches!(node.op, Op::Conv2d { .. });
+            let dimensions = if is_matrix { weight.to_vec() } else { vec![weight[0]] };
             parameters.push((format!("{}.weight", node.name), dimensions));
         }
         if let Some(length) = sizes.bias {
@@ -387,8 +387,8 @@ mod tests {
             mult: vec![1],
             blocks: 1,
             attention: Vec::new(),
-            augment_labels: 0,
             s_conditioning: SConditioning::TiedMean,
+            ..Unet::default()
         }
     }
 

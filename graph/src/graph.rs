@@ -144,11 +144,12 @@ impl Graph {
         })
     }
 
-    /// For each node, whether its output depends on times and labels alone, not on the picture.
+    /// For each node, whether its output depends on times and training's labels alone, not on the picture or its class.
     pub fn depends_on_time_alone(&self) -> Vec<bool> {
         let mut alone: Vec<bool> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
-            alone.push(!matches!(node.op, Op::Image(_)) && node.inputs.iter().all(|v| alone[v.index()]));
+            let given = matches!(node.op, Op::Image(_) | Op::Class { .. });
+            alone.push(!given && node.inputs.iter().all(|v| alone[v.index()]));
         }
         alone
     }
@@ -217,6 +218,7 @@ impl Builder {
         let name = match time {
             Time::From => "t",
             Time::To => "s",
+            Time::Span => "span",
         };
         self.push(name, Op::Time(time), &[])
     }

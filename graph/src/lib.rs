@@ -6,6 +6,7 @@
 //! | module | holds | needs |
 //! |---|---|---|
 //! | [`op`] | the operations and their one shape rule | – |
+//! | [`coefficient`] | numbers that follow from a time alone | – |
 //! | [`noise`] | the numbers that a picture starts from: counter-based and made of integers | – |
 //! | [`quant`] | what a network of 8-bit integers computes with | – |
 //! | [`model`] | the checked, zero-copy view of a model file | – |
@@ -20,6 +21,7 @@
 #[cfg(feature = "alloc")]
 extern crate no_std_compat as std;
 
+pub mod coefficient;
 pub mod model;
 pub mod noise;
 pub mod op;

@@ -23,8 +23,8 @@ compile_error!("model files are little-endian and are read without a copy");
 /// The first eight bytes of a model file.
 pub const MAGIC: [u8; 8] = *b"TRAFLOW\0";
 
-/// Version of the format.
-pub const VERSION: u16 = 1;
+/// The newest version of the format. Files of the versions before it are read as well.
+pub const VERSION: u16 = 2;
 
 /// Sections and tensors of a file and values of the arena begin at multiples of this many bytes.
 pub const ALIGN: usize = 64;
@@ -37,6 +37,9 @@ pub const MAX_SCHEDULES: usize = 16;
 
 /// Output channels that a convolution computes together.
 pub const OUT_BLOCK: usize = 4;
+
+/// How far a blur reaches to each side.
+pub const BLUR_REACH: usize = 2;
 
 /// Bytes at the start of the arena's alignment, for files in static memory:
 /// `static FILE: &Aligned<[u8]> = &Aligned(*include_bytes!("digits.traflow"));`
@@ -79,10 +82,11 @@ pub struct Moment {
 /// Bytes of scratch memory that a node's kernel needs where values have `element_bytes` an element.
 ///
 /// Attention keeps one row of scores. A convolution keeps the weights of [`OUT_BLOCK`] output channels, widened from
-/// 16 to 32 bits.
+/// 16 to 32 bits. A blur keeps one row between borders of [`BLUR_REACH`].
 pub fn scratch_bytes(op: Op, inputs: &[Shape], element_bytes: usize) -> u64 {
     match (op, inputs) {
         (Op::Attention { .. }, &[x]) => x.pixels() as u64 * 4,
+        (Op::Blur { .. }, &[x]) => (u64::from(x.width) + 2 * BLUR_REACH as u64) * 4,
         (Op::Conv2d { kernel, .. }, &[x, ..]) if element_bytes == 4 => {
             (OUT_BLOCK * 4) as u64 * u64::from(x.channels) * u64::from(kernel).pow(2)
         }
@@ -131,7 +135,7 @@ impl fmt::Debug for Name {
 pub enum ModelError {
     #[error("it is not a TraFlow model file")]
     Magic,
-    #[error("it has format version {0}, this program reads version {VERSION}")]
+    #[error("it has format version {0}, this program reads 1 to {VERSION}")]
     Version(u16),
     #[error("it has {found} bytes where its header says {stated}")]
     Length { stated: u64, found: usize },
@@ -170,7 +174,7 @@ pub enum NodeProblem {
     Weight,
     #[error("its bias lies outside the file, or not where the tensor before it ends")]
     Bias,
-    #[error("its bias has {0} rows, neither one nor one for each moment")]
+    #[error("its bias or its weight has {0} rows, neither one nor one for each moment")]
     Rows(u32),
     #[error("its integers break a bound of the arithmetic")]
     Integers,
@@ -210,6 +214,8 @@ pub(crate) mod word {
     pub(crate) const WEIGHT: usize = 11;
     pub(crate) const BIAS: usize = 12;
     pub(crate) const ROWS: usize = 13;
+    /// Rows of the weight of a norm; in a file of integers, [`FORMAT`].
+    pub(crate) const WEIGHT_ROWS: usize = 14;
     pub(crate) const FORMAT: usize = 14;
     pub(crate) const DIGEST: usize = 15;
 }
@@ -219,6 +225,9 @@ pub(crate) const NONE: u32 = u32::MAX;
 
 /// Sixteen little-endian words: the header, or a node's record.
 pub(crate) type Record = [u32; 16];
+
+/// The last operation of version 1.
+pub(crate) const LAST_OF_VERSION_1: u32 = 10;
 
 /// An operation as the first four words of a record; `None` where a file cannot hold it. Sizes of the output are the
 /// shape's.
@@ -237,7 +246,12 @@ pub(crate) fn encode(op: Op) -> Option<[u32; 4]> {
         Op::Downsample => [8, 0, 0, 0],
         Op::Upsample => [9, 0, 0, 0],
         Op::Attention { heads } => [10, heads.into(), 0, 0],
-        Op::Time(_) | Op::Labels { .. } | Op::Embedding { .. } => return None,
+        Op::Class { .. } => [11, 0, 0, 0],
+        Op::Multiply => [12, 0, 0, 0],
+        Op::ScaleShift { silu } => [13, 0, silu.into(), 0],
+        Op::Blur { near, far } => [14, far.to_bits(), 0, near.to_bits()],
+        Op::Border { by } => [15, by as u8 as u32, 0, 0],
+        Op::Time(_) | Op::Labels { .. } | Op::Coefficient(_) | Op::Embedding { .. } => return None,
     })
 }
 
@@ -262,6 +276,11 @@ fn decode(record: &Record) -> Option<Op> {
         8 => Op::Downsample,
         9 => Op::Upsample,
         10 => Op::Attention { heads: size as u16 },
+        11 => Op::Class { count: shape.channels },
+        12 => Op::Multiply,
+        13 => Op::ScaleShift { silu: flags & 1 != 0 },
+        14 => Op::Blur { near: factor, far: f32::from_bits(size) },
+        15 => Op::Border { by: size as u8 as i8 },
         _ => return None,
     })
 }
@@ -359,7 +378,7 @@ impl<'m> Model<'m> {
         let header: &Record =
             bytemuck::try_from_bytes(&bytes[..ALIGN]).map_err(|_| ModelError::Misaligned)?;
         let version = header[word::VERSION_DTYPE] as u16;
-        if version != VERSION {
+        if !(1..=VERSION).contains(&version) {
             return Err(ModelError::Version(version));
         }
         let stated = whole(&header[word::LENGTH..]);
@@ -490,10 +509,14 @@ impl<'m> Model<'m> {
         }
         *name_end = end;
 
+        let first = self.header[word::VERSION_DTYPE] as u16 == 1;
+        if (first || self.weights == Dtype::I8) && record[word::OP] > LAST_OF_VERSION_1 {
+            return Err(NodeProblem::Op);
+        }
         let op = decode(record).ok_or(NodeProblem::Op)?;
         if encode(op).is_none_or(|words| words[..] != record[word::OP..][..4])
             || record[word::SHAPE + 1] >> 16 != 0
-            || (self.weights != Dtype::I8 && record[word::FORMAT..] != [0; 2])
+            || (self.weights != Dtype::I8 && record[word::DIGEST] != 0)
         {
             return Err(NodeProblem::Reserved);
         }
@@ -525,7 +548,13 @@ impl<'m> Model<'m> {
             return self.check_integers(index, op, shapes, cursor);
         }
         let parameters = op.parameters(shapes);
+        let weight_rows = record[word::WEIGHT_ROWS];
+        let may_have_rows = !first && matches!(op, Op::GroupNorm { .. });
+        if weight_rows != 0 && !(may_have_rows && weight_rows as usize == self.moments.len()) {
+            return Err(NodeProblem::Rows(weight_rows));
+        }
         let weights = (parameters.weights() * weight_dtype(op, self.weights).bytes()) as u64;
+        let weights = weights * u64::from(weight_rows.max(1));
         tensor(cursor, record[word::WEIGHT], weights).ok_or(NodeProblem::Weight)?;
         let rows = record[word::ROWS];
         let rows_fit = match parameters.bias {
@@ -663,6 +692,12 @@ impl<'m> Model<'m> {
         Node { model: *self, record: &self.nodes[self.nodes.len() - 1] }
     }
 
+    /// The number of classes that a picture can be asked for; 0 where the network is told of none.
+    pub fn classes(&self) -> usize {
+        let count = |node: Node<'_>| matches!(node.op(), Op::Class { .. }).then(|| node.shape().elements());
+        self.nodes().find_map(count).unwrap_or(0)
+    }
+
     /// The numbers of steps that the file has schedules for, in increasing order.
     pub fn steps(&self) -> impl Iterator<Item = usize> + use<'m> {
         self.schedules.iter().map(|schedule| schedule[0] as usize)
@@ -692,7 +727,8 @@ impl<'m> Model<'m> {
                 return node.panels().len() + node.row_words() * node.bias_rows() * 4;
             }
             let bias = node.parameters().bias.unwrap_or(0) * node.bias_rows() * 4;
-            node.parameters().weights() * weight_dtype(node.op(), self.weights).bytes() + bias
+            let weight = node.parameters().weights() * weight_dtype(node.op(), self.weights).bytes();
+            weight * node.weight_rows() + bias
         };
         self.nodes().map(parameters).sum()
     }
@@ -792,15 +828,17 @@ impl<'m> Node<'m> {
         op.parameters(&self.input_shapes()[..op.arity()])
     }
 
-    /// Its weight, `[out, in, kernel, kernel]` of a convolution or the scale of a norm; empty where it has none, and in
-    /// a file of integers.
-    pub fn weight(&self) -> Weights<'m> {
+    /// Its weight at a moment, `[out, in, kernel, kernel]` of a convolution or the scale of a norm; empty where it has
+    /// none, and in a file of integers.
+    pub fn weight(&self, moment: usize) -> Weights<'m> {
         if self.model.weights == Dtype::I8 {
             return Weights::F32(&[]);
         }
         let count = self.parameters().weights();
         let dtype = weight_dtype(self.op(), self.model.weights);
-        let bytes = self.tensor(word::WEIGHT, count * dtype.bytes());
+        let bytes = self.tensor(word::WEIGHT, count * dtype.bytes() * self.weight_rows());
+        let row = if self.weight_rows() == 1 { 0 } else { moment };
+        let bytes = bytes.chunks_exact((count * dtype.bytes()).max(1)).nth(row).unwrap_or_default();
         match dtype {
             Dtype::F32 => Weights::F32(bytemuck::try_cast_slice(bytes).unwrap_or_default()),
             Dtype::F16 => Weights::F16(bytemuck::try_cast_slice(bytes).unwrap_or_default()),
@@ -872,6 +910,11 @@ impl<'m> Node<'m> {
     /// Rows of its bias: 1, or one for each moment, or 0 where it has none.
     pub fn bias_rows(&self) -> usize {
         self.record[word::ROWS] as usize
+    }
+
+    /// Rows of its weight: 1, or one for each moment.
+    pub fn weight_rows(&self) -> usize {
+        self.record[word::WEIGHT_ROWS].max(1) as usize
     }
 
     fn tensor(&self, place: usize, bytes: usize) -> &'m [u8] {

@@ -4,6 +4,8 @@
 //! part of the project accepts is a network for all of them. A shape is that of one picture; a batch is the trainer's
 //! own affair.
 
+use crate::coefficient::Coefficient;
+
 /// Channels, height and width of a value, for one picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Shape {
@@ -66,6 +68,22 @@ pub enum Time {
     From,
     /// s ≤ t, where it goes.
     To,
+    /// t - s, how far it goes.
+    Span,
+}
+
+/// How a number becomes a vector of sines and cosines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "std", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "std", serde(rename_all = "kebab-case"))]
+pub enum Embedding {
+    /// DDPM++: `sin(x f_i)` in the first half of the channels, `cos(x f_i)` in the second, with
+    /// `f_i = 10000^(-i / (channels/2 - 1))`.
+    Positional,
+    /// ADM: `cos(x f_i)`, then `sin(x f_i)`, with `f_i = 10000^(-i / (channels/2))`.
+    CosineFirst,
+    /// NCSN++: `sin(2π x f_i)`, then `cos(2π x f_i)`; the frequencies are the weight, and are not learned.
+    Fourier,
 }
 
 /// One operation. A node has one, and up to [two inputs](Op::arity).
@@ -75,21 +93,29 @@ pub enum Op {
     Image(Shape),
     /// One of the two times, a vector of one element.
     Time(Time),
-    /// A vector of labels (a one-hot class, or the augmentation of a training picture); zero when there is none.
+    /// A vector of labels that only a training has (the augmentation of a picture); zero at generation.
     Labels {
         /// Number of labels.
         count: u16,
     },
+    /// The class of the picture, chosen for each one: a vector with a one at its place, or zero where there is none.
+    Class {
+        /// Number of classes.
+        count: u16,
+    },
+    /// A number that follows from a time.
+    Coefficient(Coefficient),
     /// A vector that depends on time alone, computed at export: its bias, one row for each moment of the file.
     Constant {
         /// Length of the vector.
         channels: u16,
     },
-    /// `sin(999 x f_i)` for the first half of the channels and `cos(999 x f_i)` for the second, with
-    /// `f_i = 10000^(-i / (channels/2 - 1))` (DDPM++'s positional embedding).
+    /// A number as sines and cosines.
     Embedding {
         /// Number of channels, even and at least 4.
         channels: u16,
+        /// With which frequencies, and in which order.
+        kind: Embedding,
     },
     /// Convolution with stride 1 and as much zero padding as keeps the size. On a vector it is a linear layer.
     /// With a residual, the second input times `residual` is added.
@@ -119,12 +145,32 @@ pub enum Op {
         /// Factor of the sum.
         scale: f32,
     },
+    /// `a · b`, where b is a vector of a's channels, or one number.
+    Multiply,
+    /// `a · (1 + scale) + shift`, where the vector b has the scale of each channel, then the shift of each.
+    ScaleShift {
+        /// Whether SiLU follows.
+        silu: bool,
+    },
     /// The channels of a, then those of b.
     Concat,
     /// Mean of each 2×2 square.
     Downsample,
     /// Each pixel becomes a 2×2 square.
     Upsample,
+    /// Convolution of each channel with `far, near, 1 - 2 near - 2 far, near, far` along rows and along columns; zeros
+    /// surround the picture. FIR resampling is this and box resampling: `[1, 3, 3, 1] = [1, 2, 1] * [1, 1]`.
+    Blur {
+        /// Factor of the neighbours.
+        near: f32,
+        /// Factor of their neighbours.
+        far: f32,
+    },
+    /// Adds this many rows and columns of zeros on each side; where negative, takes as many away.
+    Border {
+        /// How many.
+        by: i8,
+    },
     /// Scaled dot-product attention between pixels. The input has the queries of all heads, then the keys, then the
     /// values; the output has a third of the channels.
     Attention {
@@ -154,8 +200,10 @@ pub enum OpError {
     Mismatch(Shape, Shape),
     #[error("{0} cannot be halved")]
     Odd(Shape),
-    #[error("an embedding takes one number, not {0}")]
+    #[error("it takes one number, not {0}")]
     NotScalar(Shape),
+    #[error("a border of {by} leaves nothing of {shape}, or makes it too large")]
+    Border { by: i8, shape: Shape },
     #[error("an embedding has an even number of channels, at least 4, not {0}")]
     EmbeddingChannels(u16),
     #[error("its factor or epsilon is not a finite number, or epsilon is not positive")]
@@ -165,7 +213,7 @@ pub enum OpError {
 /// Sizes of a node's parameters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
-    /// Dimensions of the weight, `[out, in, kernel, kernel]`, or `[channels, 1, 1, 1]` of a norm's scale.
+    /// Dimensions of the weight, `[out, in, kernel, kernel]`, or `[length, 1, 1, 1]` of a norm's scale and of frequencies.
     pub weight: Option<[usize; 4]>,
     /// Length of the bias.
     pub bias: Option<usize>,
@@ -187,14 +235,21 @@ impl Op {
     /// Number of inputs.
     pub const fn arity(self) -> usize {
         match self {
-            Op::Image(_) | Op::Time(_) | Op::Labels { .. } | Op::Constant { .. } => 0,
-            Op::Conv2d { residual: Some(_), .. } | Op::Add { .. } | Op::Concat => 2,
-            Op::Embedding { .. }
+            Op::Image(_) | Op::Time(_) | Op::Labels { .. } | Op::Class { .. } | Op::Constant { .. } => 0,
+            Op::Conv2d { residual: Some(_), .. }
+            | Op::Add { .. }
+            | Op::Multiply
+            | Op::ScaleShift { .. }
+            | Op::Concat => 2,
+            Op::Coefficient(_)
+            | Op::Embedding { .. }
             | Op::Conv2d { .. }
             | Op::GroupNorm { .. }
             | Op::Silu
             | Op::Downsample
             | Op::Upsample
+            | Op::Blur { .. }
+            | Op::Border { .. }
             | Op::Attention { .. } => 1,
         }
     }
@@ -210,12 +265,11 @@ impl Op {
         let shape = match (self, inputs) {
             (Op::Image(shape), _) => shape,
             (Op::Time(_), _) => Shape::vector(1),
-            (Op::Labels { count }, _) => Shape::vector(count),
+            (Op::Labels { count } | Op::Class { count }, _) => Shape::vector(count),
             (Op::Constant { channels }, _) => Shape::vector(channels),
-            (Op::Embedding { channels }, &[x]) => {
-                if x != Shape::vector(1) {
-                    return Err(OpError::NotScalar(x));
-                }
+            (Op::Coefficient(_), &[x]) => scalar(x)?,
+            (Op::Embedding { channels, .. }, &[x]) => {
+                scalar(x)?;
                 if channels < 4 || channels % 2 != 0 {
                     return Err(OpError::EmbeddingChannels(channels));
                 }
@@ -251,6 +305,18 @@ impl Op {
                 }
                 a
             }
+            (Op::Multiply, &[a, b]) => {
+                if b != Shape::vector(a.channels) && b != Shape::vector(1) {
+                    return Err(OpError::Mismatch(a, b));
+                }
+                a
+            }
+            (Op::ScaleShift { .. }, &[a, b]) => {
+                if !b.is_vector() || u32::from(b.channels) != 2 * u32::from(a.channels) {
+                    return Err(OpError::Mismatch(a, b));
+                }
+                a
+            }
             (Op::Concat, &[a, b]) => {
                 let channels = a.channels.checked_add(b.channels).ok_or(OpError::TooLarge)?;
                 same(Shape { channels: b.channels, ..a }, b)?;
@@ -267,6 +333,19 @@ impl Op {
                 width: x.width.checked_mul(2).ok_or(OpError::TooLarge)?,
                 ..x
             },
+            (Op::Blur { near, far }, &[x]) => {
+                finite(near)?;
+                finite(far)?;
+                x
+            }
+            (Op::Border { by }, &[x]) => {
+                let side =
+                    |size: u16| u16::try_from(i32::from(size) + 2 * i32::from(by)).ok().filter(|&s| s > 0);
+                match (side(x.height), side(x.width)) {
+                    (Some(height), Some(width)) => Shape { height, width, ..x },
+                    _ => return Err(OpError::Border { by, shape: x }),
+                }
+            }
             (Op::Attention { heads }, &[x]) => {
                 if heads == 0 || !x.channels.is_multiple_of(3) || !(x.channels / 3).is_multiple_of(heads) {
                     return Err(OpError::Heads { heads, channels: x.channels });
@@ -298,6 +377,9 @@ impl Op {
             (Op::GroupNorm { .. }, &[x]) => {
                 Parameters { weight: Some([x.channels.into(), 1, 1, 1]), bias: Some(x.channels.into()) }
             }
+            (Op::Embedding { channels, kind: Embedding::Fourier }, _) => {
+                Parameters { weight: Some([usize::from(channels) / 2, 1, 1, 1]), bias: None }
+            }
             (Op::Constant { channels }, _) => Parameters { weight: None, bias: Some(channels.into()) },
             _ => Parameters::default(),
         }
@@ -316,7 +398,7 @@ impl Op {
     pub const fn in_place(self, input: usize) -> bool {
         match self {
             Op::GroupNorm { .. } | Op::Silu => input == 0,
-            Op::Add { .. } => input == 0,
+            Op::Add { .. } | Op::Multiply | Op::ScaleShift { .. } => input == 0,
             Op::Conv2d { residual: Some(_), .. } => input == 1,
             _ => false,
         }
@@ -325,6 +407,10 @@ impl Op {
 
 fn same(a: Shape, b: Shape) -> Result<(), OpError> {
     if a == b { Ok(()) } else { Err(OpError::Mismatch(a, b)) }
+}
+
+fn scalar(shape: Shape) -> Result<Shape, OpError> {
+    if shape == Shape::vector(1) { Ok(shape) } else { Err(OpError::NotScalar(shape)) }
 }
 
 fn finite(factor: f32) -> Result<(), OpError> {
@@ -349,6 +435,10 @@ mod tests {
         assert_eq!(Op::Upsample.output(&[X]), Ok(Shape::new(6, 8, 8)));
         assert_eq!(Op::Attention { heads: 2 }.output(&[X]), Ok(Shape::new(2, 4, 4)));
         assert_eq!(Op::Add { scale: 0.5 }.output(&[X, Shape::vector(6)]), Ok(X));
+        assert_eq!(Op::Multiply.output(&[X, Shape::vector(1)]), Ok(X));
+        assert_eq!(Op::ScaleShift { silu: true }.output(&[X, Shape::vector(12)]), Ok(X));
+        assert_eq!(Op::Border { by: -1 }.output(&[X]), Ok(Shape::new(6, 2, 2)));
+        assert_eq!(Op::Blur { near: 0.25, far: 0.0 }.output(&[X]), Ok(X));
     }
 
     #[test]
@@ -358,6 +448,11 @@ mod tests {
         assert_eq!(Op::Silu.output(&[]), Err(OpError::Arity { expected: 1, found: 0 }));
         assert_eq!(Op::Concat.output(&[X, odd]), Err(OpError::Mismatch(X, odd)));
         assert_eq!(Op::Labels { count: 0 }.output(&[]), Err(OpError::Empty));
+        assert_eq!(Op::Multiply.output(&[X, X]), Err(OpError::Mismatch(X, X)));
+        let short = Shape::vector(6);
+        assert_eq!(Op::ScaleShift { silu: true }.output(&[X, short]), Err(OpError::Mismatch(X, short)));
+        assert_eq!(Op::Border { by: -2 }.output(&[X]), Err(OpError::Border { by: -2, shape: X }));
+        assert_eq!(Op::Blur { near: f32::NAN, far: 0.0 }.output(&[X]), Err(OpError::NotFinite));
         assert_eq!(
             Op::GroupNorm { groups: 4, epsilon: 1e-6, silu: false }.output(&[X]),
             Err(OpError::Groups { groups: 4, channels: 6 })

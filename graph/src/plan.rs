@@ -215,7 +215,7 @@ mod tests {
             let name = format!("n{index}");
             let pick = |k: u16| values[k as usize % values.len()];
             let (x, y) = (pick(a), pick(b));
-            let op = match kind % 9 {
+            let op = match kind % 14 {
                 0 => Op::Conv2d { out: 6, kernel: 3, bias: true, residual: None },
                 1 => Op::Conv2d { out: g.shape(y).channels, kernel: 1, bias: true, residual: Some(0.5) },
                 2 => Op::GroupNorm { groups: 1, epsilon: 1e-6, silu: true },
@@ -224,6 +224,11 @@ mod tests {
                 5 => Op::Concat,
                 6 => Op::Downsample,
                 7 => Op::Upsample,
+                8 => Op::Multiply,
+                9 => Op::ScaleShift { silu: false },
+                10 => Op::Blur { near: 0.25, far: 0.0 },
+                11 => Op::Border { by: 1 },
+                12 => Op::Border { by: -1 },
                 _ => Op::Attention { heads: 1 },
             };
             let inputs = [x, y];

@@ -4,8 +4,8 @@ use std::prelude::v1::*;
 
 use crate::graph::Graph;
 use crate::model::{
-    ALIGN, Dtype, MAGIC, Model, ModelError, Moment, NONE, Record, TWO_PARTS, VERSION, WIDE, encode, seal,
-    weight_dtype, word,
+    ALIGN, Dtype, LAST_OF_VERSION_1, MAGIC, Model, ModelError, Moment, NONE, Record, TWO_PARTS, VERSION,
+    WIDE, encode, seal, weight_dtype, word,
 };
 use crate::op::Op;
 use crate::plan::Plan;
@@ -31,7 +31,7 @@ pub struct ModelSource<'a> {
 /// Parameters of one node; empty where it has none.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NodeParameters {
-    /// `[out, in, kernel, kernel]` of a convolution, or the scale of a norm.
+    /// `[out, in, kernel, kernel]` of a convolution, or the scale of a norm, which may have one row or one for each moment.
     pub weight: Vec<f32>,
     /// One row, or one row for each moment of all schedules in their order.
     pub bias: Vec<f32>,
@@ -60,6 +60,18 @@ pub enum WriteError {
     Model(#[from] ModelError),
 }
 
+/// The lowest version of the format that holds this network, so that older programs read what they can.
+pub fn version(graph: &Graph, parameters: &[NodeParameters]) -> u16 {
+    let fits = graph.nodes().iter().zip(parameters).all(|(node, parameters)| {
+        let known = encode(node.op).is_none_or(|words| words[0] <= LAST_OF_VERSION_1);
+        known && parameters.weight.len() <= graph.parameters(node).weights()
+    });
+    if fits { 1 } else { VERSION }
+}
+
+/// Files of integers hold the operations of version 1 alone.
+pub const VERSION_OF_INTEGERS: u16 = 1;
+
 /// A model file.
 ///
 /// # Errors
@@ -73,9 +85,11 @@ pub fn write(file: &ModelSource<'_>) -> Result<Vec<u8>, WriteError> {
         let name = || node.name.clone();
         let expected = file.graph.parameters(node);
         let found = parameters.weight.len();
-        if found != expected.weights() {
+        let of_moments = matches!(node.op, Op::GroupNorm { .. }) && found == expected.weights() * moments;
+        if found != expected.weights() && !of_moments {
             return Err(WriteError::Weight { index, name: name(), expected: expected.weights(), found });
         }
+        let weight_rows = if found == expected.weights() { 0 } else { moments as u32 };
         let row = expected.bias.unwrap_or(0);
         let found = parameters.bias.len();
         let rows = found.checked_div(row).unwrap_or(0);
@@ -97,9 +111,10 @@ pub fn write(file: &ModelSource<'_>) -> Result<Vec<u8>, WriteError> {
             return Err(WriteError::Range { index, name: name() });
         }
         let bias = bytemuck::cast_slice(&parameters.bias).to_vec();
-        tensors.push(Tensors { weight, bias, rows: rows as u32, format: 0, digest: 0 });
+        tensors.push(Tensors { weight, bias, rows: rows as u32, format: weight_rows, digest: 0 });
     }
-    assemble(file.graph, file.plan, file.schedules, file.weights, file.provenance, &tensors)
+    let version = version(file.graph, file.parameters);
+    assemble(file.graph, file.plan, file.schedules, file.weights, version, file.provenance, &tensors)
 }
 
 /// What a model file of integers is made of.
@@ -156,7 +171,7 @@ pub fn write_integers(file: &IntegerSource<'_>) -> Result<Vec<u8>, WriteError> {
             digest: integers.digest,
         });
     }
-    assemble(file.graph, file.plan, file.schedules, Dtype::I8, file.provenance, &tensors)
+    assemble(file.graph, file.plan, file.schedules, Dtype::I8, VERSION_OF_INTEGERS, file.provenance, &tensors)
 }
 
 /// A convolution's weight in the order of [`quant::panel_index`].
@@ -190,6 +205,7 @@ fn assemble(
     plan: &Plan,
     schedules: &[Vec<Moment>],
     weights: Dtype,
+    version: u16,
     provenance: &str,
     tensors: &[Tensors],
 ) -> Result<Vec<u8>, WriteError> {
@@ -242,7 +258,7 @@ fn assemble(
         Dtype::F16 => 1,
         Dtype::I8 => 2,
     };
-    head[word::VERSION_DTYPE] = u32::from(VERSION) | dtype << 16;
+    head[word::VERSION_DTYPE] = u32::from(version) | dtype << 16;
     head[word::NODES] = nodes.len() as u32;
     head[word::SCHEDULES] = schedules.len() as u32;
     head[word::MOMENTS] = moments.len() as u32;
@@ -298,7 +314,10 @@ mod tests {
     use crate::plan::plan;
     use proptest::prelude::*;
 
-    /// A small network with every operation of the format.
+    /// The norm whose scale has a row for each moment.
+    const NORM: Op = Op::GroupNorm { groups: 2, epsilon: 1e-6, silu: false };
+
+    /// A small network with every operation of version 1.
     fn graph() -> Graph {
         let mut g = Builder::new();
         let x = g.image(Shape::new(2, 4, 4));
@@ -318,11 +337,28 @@ mod tests {
         g.finish().unwrap()
     }
 
+    /// A small network with every operation that version 2 added.
+    fn second_graph() -> Graph {
+        let mut g = Builder::new();
+        let x = g.image(Shape::new(4, 4, 4));
+        let factor = g.push("time", Op::Constant { channels: 1 }, &[]);
+        let class = g.push("class", Op::Class { count: 3 }, &[]);
+        let affine = g.linear("affine", class, 8);
+        let h = g.push("scaled", Op::Multiply, &[x, factor]);
+        let h = g.push("norm", NORM, &[h]);
+        let h = g.push("modulated", Op::ScaleShift { silu: true }, &[h, affine]);
+        let h = g.push("wide", Op::Border { by: 2 }, &[h]);
+        let h = g.push("blur", Op::Blur { near: 0.25, far: 0.0625 }, &[h]);
+        let h = g.push("narrow", Op::Border { by: -2 }, &[h]);
+        g.conv2d("out", h, 4, 3);
+        g.finish().unwrap()
+    }
+
     fn schedules() -> Vec<Vec<Moment>> {
         vec![vec![Moment { t: 1.0, s: 0.0 }], vec![Moment { t: 1.0, s: 0.5 }, Moment { t: 0.5, s: 0.0 }]]
     }
 
-    /// Random parameters; constants have a row for each of three moments.
+    /// Random parameters; constants, and in the second graph norms, have a row for each of three moments.
     fn parameters(graph: &Graph) -> Vec<NodeParameters> {
         let fill = |stream, len: usize| {
             let mut x = vec![0.0; len];
@@ -332,8 +368,9 @@ mod tests {
         let of = |(index, node): (usize, &crate::graph::Node)| {
             let sizes = graph.parameters(node);
             let rows = if matches!(node.op, Op::Constant { .. }) { 3 } else { 1 };
+            let scales = if node.op == NORM { 3 } else { 1 };
             NodeParameters {
-                weight: fill(2 * index as u32, sizes.weights()),
+                weight: fill(2 * index as u32, sizes.weights() * scales),
                 bias: fill(2 * index as u32 + 1, sizes.bias.unwrap_or(0) * rows),
             }
         };
@@ -348,24 +385,31 @@ mod tests {
     }
 
     fn file(weights: Dtype) -> Vec<u8> {
-        let graph = graph();
+        file_of(&graph(), weights)
+    }
+
+    fn file_of(graph: &Graph, weights: Dtype) -> Vec<u8> {
         write(&ModelSource {
-            plan: &plan(&graph, 4),
+            plan: &plan(graph, 4),
             schedules: &schedules(),
-            parameters: &parameters(&graph),
+            parameters: &parameters(graph),
             weights,
             provenance: "{\"licence\":\"MIT\"}",
-            graph: &graph,
+            graph,
         })
         .unwrap()
     }
 
     #[test]
     fn what_was_written_is_read() {
-        for dtype in [Dtype::F32, Dtype::F16] {
-            let bytes = aligned(&file(dtype));
+        let dtypes = [Dtype::F32, Dtype::F16];
+        let cases = dtypes.map(|dtype| [(1, graph(), dtype), (2, second_graph(), dtype)]);
+        for (version, graph, dtype) in cases.into_iter().flatten() {
+            let file = file_of(&graph, dtype);
+            assert_eq!(file[8..10], [version, 0]);
+            let bytes = aligned(&file);
             let model = Model::new(bytemuck::cast_slice(&bytes)).unwrap();
-            let graph = graph();
+            assert_eq!(model.classes(), if version == 1 { 0 } else { 3 });
             let plan = plan(&graph, 4);
             assert_eq!((model.weights(), model.moments()), (dtype, 3));
             assert_eq!(model.provenance(), "{\"licence\":\"MIT\"}");
@@ -386,11 +430,16 @@ mod tests {
                 assert_eq!(node.offset(), plan.offsets[index].map(|offset| offset as usize));
                 let inputs = expected.inputs.iter().map(|v| graph.nodes()[v.index()].name.as_str());
                 assert!(node.inputs().map(|input| input.name()).eq(inputs));
-                match node.weight() {
-                    Weights::F32(weight) => assert_eq!(weight, parameters.weight),
-                    Weights::F16(weight) => {
-                        let rounded = parameters.weight.iter().map(|&w| half::f16::from_f32(w).to_bits());
-                        assert!(weight.iter().copied().eq(rounded));
+                let of_row = parameters.weight.len() / node.weight_rows();
+                for moment in 0..3 {
+                    let row = if node.weight_rows() == 1 { 0 } else { moment };
+                    let expected = &parameters.weight[row * of_row..][..of_row];
+                    match node.weight(moment) {
+                        Weights::F32(weight) => assert_eq!(weight, expected),
+                        Weights::F16(weight) => {
+                            let rounded = expected.iter().map(|&w| half::f16::from_f32(w).to_bits());
+                            assert!(weight.iter().copied().eq(rounded));
+                        }
                     }
                 }
                 let rows = (0..3).map(|moment| node.bias(moment));
@@ -423,12 +472,12 @@ mod tests {
     fn read_everything(bytes: &[u8]) -> bool {
         let Ok(model) = Model::new(bytes) else { return false };
         for node in model.nodes() {
-            let weights = match node.weight() {
-                Weights::F32(weight) => weight.len(),
-                Weights::F16(weight) => weight.len(),
-            };
-            assert_eq!(weights, node.parameters().weights());
             for moment in 0..model.moments() {
+                let weights = match node.weight(moment) {
+                    Weights::F32(weight) => weight.len(),
+                    Weights::F16(weight) => weight.len(),
+                };
+                assert_eq!(weights, node.parameters().weights());
                 assert_eq!(node.bias(moment).len(), node.parameters().bias.unwrap_or(0));
             }
             assert!(node.offset().is_none_or(|at| at + node.shape().elements() * 4 <= model.arena_bytes()));
@@ -438,12 +487,12 @@ mod tests {
 
     #[test]
     fn changed_bytes_are_errors_or_harmless() {
-        let original = aligned(&file(Dtype::F16));
-        let len = original.len() * 64;
+        let originals = [graph(), second_graph()].map(|graph| aligned(&file_of(&graph, Dtype::F16)));
         let random = Noise::new(3);
         let mut accepted = 0;
         for round in 0..10_000u64 {
-            let mut blocks = original.clone();
+            let mut blocks = originals[round as usize / 2 % 2].clone();
+            let len = blocks.len() * 64;
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut blocks);
             // Half of the changes go to the header and the records, where they matter most.
             let span = if round % 2 == 0 { len } else { 1200 };
@@ -487,11 +536,21 @@ mod tests {
             error(&|r| r[11] = 64),
             "node 3 (shift): its weight lies outside the file, or not where the tensor before it ends"
         );
-        blocks[0][2] = 2;
+        blocks[0][2] = 3;
         assert_eq!(
             Model::new(bytemuck::cast_slice(&blocks)).unwrap_err().to_string(),
-            "it has format version 2, this program reads version 1"
+            "it has format version 3, this program reads 1 to 2"
         );
+    }
+
+    #[test]
+    fn version_1_has_none_of_what_came_later() {
+        let mut blocks = aligned(&file_of(&second_graph(), Dtype::F32));
+        let header = blocks[0][2];
+        blocks[0][2] = header - 1;
+        seal(bytemuck::cast_slice_mut(&mut blocks));
+        let error = Model::new(bytemuck::cast_slice(&blocks)).unwrap_err().to_string();
+        assert_eq!(error, "node 2 (class): it has no operation of this format");
     }
 
     #[test]

@@ -177,7 +177,9 @@ fn bounds_are_checked() {
     assert_eq!(error("qkv", &|node| node.wide = true), broken("attention", 6));
     let rows = error("shift", &|node| node.rows.extend(node.rows.clone()));
     assert!(
-        rows.ends_with("node 3 (shift): its bias has 2 rows, neither one nor one for each moment"),
+        rows.ends_with(
+            "node 3 (shift): its bias or its weight has 2 rows, neither one nor one for each moment"
+        ),
         "{rows}"
     );
     let weight = error("conv", &|node| _ = node.weight.pop());

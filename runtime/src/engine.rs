@@ -3,11 +3,13 @@
 use core::fmt;
 use core::ops::Range;
 
-use traflow_graph::model::{ALIGN, Dtype, MAX_SCHEDULES, Model, Node, Weights};
+use traflow_graph::model::{ALIGN, BLUR_REACH, Dtype, MAX_SCHEDULES, Model, Node, Weights};
 use traflow_graph::noise::Noise;
 use traflow_graph::op::Op;
 
-use crate::kernels::{Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Upsample};
+use crate::kernels::{
+    Add, Attention, Blur, Border, Concat, Conv2d, Downsample, GroupNorm, Multiply, ScaleShift, Silu, Upsample,
+};
 
 /// A model with memory to run in.
 #[derive(Debug)]
@@ -15,6 +17,7 @@ pub struct Engine<'m, 'a> {
     model: Model<'m>,
     values: &'a mut [f32],
     scratch: &'a mut [f32],
+    class: Option<usize>,
 }
 
 /// What is wrong with a call of the engine.
@@ -26,6 +29,8 @@ pub enum EngineError {
     Arena { needed: usize, found: usize },
     #[error("the model has no schedule of {steps} steps, it has {offered}")]
     Steps { steps: usize, offered: Steps },
+    #[error("the model has {offered} classes, and none of the number {class}")]
+    Class { class: usize, offered: usize },
     #[error("the noise has {found} elements, the picture {expected}")]
     Noise { expected: usize, found: usize },
     #[error("the model is of {}, which this engine does not run", if *integers { "integers" } else { "floating point" })]
@@ -73,12 +78,28 @@ impl<'m, 'a> Engine<'m, 'a> {
         let (values, scratch) = split(&model, arena)?;
         // Both are aligned to 64 bytes, and whole numbers of them.
         let [values, scratch] = [values, scratch].map(bytemuck::cast_slice_mut);
-        Ok(Self { model, values, scratch })
+        Ok(Self { model, values, scratch, class: None })
     }
 
     /// The model.
     pub fn model(&self) -> &Model<'m> {
         &self.model
+    }
+
+    /// Chooses the class of the following pictures, counted from 0; `None` asks for no class in particular, as it is at
+    /// first.
+    ///
+    /// # Errors
+    /// Where the model does not have so many classes, how many it has.
+    pub fn set_class(&mut self, class: Option<usize>) -> Result<(), EngineError> {
+        let offered = self.model.classes();
+        match class {
+            Some(class) if class >= offered => Err(EngineError::Class { class, offered }),
+            _ => {
+                self.class = class;
+                Ok(())
+            }
+        }
     }
 
     /// Makes the picture of a seed, `[channels, height, width]`, about in [-1, 1] and not clamped.
@@ -158,25 +179,47 @@ impl<'m, 'a> Engine<'m, 'a> {
         }
         match op {
             Op::Conv2d { kernel, residual, .. } => {
-                let (kernel, weight, scratch) = (kernel.into(), node.weight(), &mut *self.scratch);
+                let (kernel, weight, scratch) = (kernel.into(), node.weight(moment), &mut *self.scratch);
                 Conv2d { x: a, shape, kernel, weight, bias, residual, scratch, y }.run();
             }
             Op::GroupNorm { groups, epsilon, silu } => {
-                if let Weights::F32(scale) = node.weight() {
+                if let Weights::F32(scale) = node.weight(moment) {
                     GroupNorm { scale, shift: bias, groups: groups.into(), epsilon, silu, y }.run();
                 }
             }
             Op::Silu => Silu { y }.run(),
             Op::Add { scale } => Add { b, scale, y }.run(),
+            Op::Multiply => Multiply { b, y }.run(),
+            Op::ScaleShift { silu } => ScaleShift { b, silu, y }.run(),
+            Op::Class { .. } => {
+                y.fill(0.0);
+                if let Some(one) = self.class.and_then(|class| y.get_mut(class)) {
+                    *one = 1.0;
+                }
+            }
             Op::Concat => Concat { a, b, y }.run(),
             Op::Downsample => Downsample { x: a, width: node.shape().width.into(), y }.run(),
             Op::Upsample => Upsample { x: a, width: shape.width.into(), y }.run(),
+            Op::Blur { near, far } => {
+                let (height, width) = (shape.height.into(), usize::from(shape.width));
+                let row = self.scratch.get_mut(..width + 2 * BLUR_REACH).unwrap_or_default();
+                Blur { x: a, height, width, near, far, row, y }.run();
+            }
+            Op::Border { by } => {
+                Border { x: a, height: shape.height.into(), width: shape.width.into(), by: by.into(), y }
+                    .run();
+            }
             Op::Attention { heads } => {
                 let scores = self.scratch.get_mut(..shape.pixels()).unwrap_or_default();
                 Attention { qkv: a, heads: heads.into(), scores, y }.run();
             }
             // These have no code in a model file, or were dealt with above.
-            Op::Image(_) | Op::Time(_) | Op::Labels { .. } | Op::Constant { .. } | Op::Embedding { .. } => {}
+            Op::Image(_)
+            | Op::Time(_)
+            | Op::Labels { .. }
+            | Op::Constant { .. }
+            | Op::Coefficient(_)
+            | Op::Embedding { .. } => {}
         }
     }
 }

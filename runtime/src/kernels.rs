@@ -6,19 +6,27 @@
 
 mod add;
 mod attention;
+mod blur;
+mod border;
 mod concat;
 mod conv2d;
 mod group_norm;
 pub mod int8;
+mod multiply;
 mod resample;
+mod scale_shift;
 mod silu;
 
 pub use add::Add;
 pub use attention::Attention;
+pub use blur::Blur;
+pub use border::Border;
 pub use concat::Concat;
 pub use conv2d::Conv2d;
 pub use group_norm::GroupNorm;
+pub use multiply::Multiply;
 pub use resample::{Downsample, Upsample};
+pub use scale_shift::ScaleShift;
 pub use silu::Silu;
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use traflow_graph::plan::plan;
 use traflow_graph::write::{ModelSource, NodeParameters, write};
 use traflow_runtime::{Engine, EngineError};
 
-/// A small U-Net with every operation of the format, and every way to reach an input: in the arena, as a constant, in
+/// A small U-Net with every operation of version 1 of the format, and every way to reach an input: in the arena, as a constant, in
 /// place and not.
 fn graph() -> Graph {
     let mut g = Builder::new();
@@ -41,6 +41,26 @@ fn graph() -> Graph {
     g.finish().unwrap()
 }
 
+/// A small network with what version 2 added, with a class and a norm whose scale has a row for each moment.
+fn second_graph() -> Graph {
+    let mut g = Builder::new();
+    let x = g.image(Shape::new(4, 6, 10));
+    let time = g.push("time", Op::Constant { channels: 1 }, &[]);
+    let class = g.push("class", Op::Class { count: 3 }, &[]);
+    let told = g.push("told", Op::Multiply, &[class, time]);
+    let affine = g.linear("affine", told, 8);
+    let scaled = g.push("scaled", Op::Multiply, &[x, time]);
+    let h = g.push("rows", Op::GroupNorm { groups: 2, epsilon: 1e-5, silu: false }, &[scaled]);
+    let h = g.push("modulated", Op::ScaleShift { silu: true }, &[h, affine]);
+    let wide = g.push("wide", Op::Border { by: 2 }, &[h]);
+    let wide = g.push("blur", Op::Blur { near: 0.25, far: 0.0625 }, &[wide]);
+    let again = g.push("again", Op::ScaleShift { silu: false }, &[wide, affine]);
+    let narrow = g.push("narrow", Op::Border { by: -2 }, &[again]);
+    let h = g.add("sum", narrow, h, 0.7);
+    g.conv2d("last", h, 4, 3);
+    g.finish().unwrap()
+}
+
 fn schedules() -> Vec<Vec<Moment>> {
     vec![vec![Moment { t: 1.0, s: 0.0 }], vec![Moment { t: 1.0, s: 0.5 }, Moment { t: 0.5, s: 0.0 }]]
 }
@@ -54,9 +74,10 @@ fn parameters(graph: &Graph) -> Vec<NodeParameters> {
     };
     let of = |(index, node): (usize, &Node)| {
         let sizes = graph.parameters(node);
-        let rows = if matches!(node.name.as_str(), "time" | "block") { 3 } else { 1 };
+        let rows = if matches!(node.name.as_str(), "time" | "block" | "rows") { 3 } else { 1 };
+        let scales = if node.name == "rows" { 3 } else { 1 };
         NodeParameters {
-            weight: fill(2 * index, sizes.weights(), 0.5),
+            weight: fill(2 * index, sizes.weights() * scales, 0.5),
             bias: fill(2 * index + 1, sizes.bias.unwrap_or(0) * rows, 1.0),
         }
     };
@@ -65,12 +86,15 @@ fn parameters(graph: &Graph) -> Vec<NodeParameters> {
 
 /// Bytes of a model file at an aligned address.
 fn file(weights: Dtype) -> Vec<[u32; 16]> {
-    let graph = graph();
+    file_of(&graph(), weights)
+}
+
+fn file_of(graph: &Graph, weights: Dtype) -> Vec<[u32; 16]> {
     let bytes = write(&ModelSource {
-        graph: &graph,
-        plan: &plan(&graph, 4),
+        graph,
+        plan: &plan(graph, 4),
         schedules: &schedules(),
-        parameters: &parameters(&graph),
+        parameters: &parameters(graph),
         weights,
         provenance: "{}",
     });
@@ -78,7 +102,13 @@ fn file(weights: Dtype) -> Vec<[u32; 16]> {
 }
 
 /// The velocity in f64, each value in memory of its own.
-fn velocity(graph: &Graph, parameters: &[NodeParameters], image: &[f64], moment: usize) -> Vec<f64> {
+fn velocity(
+    graph: &Graph,
+    parameters: &[NodeParameters],
+    image: &[f64],
+    class: Option<usize>,
+    moment: usize,
+) -> Vec<f64> {
     let mut values: Vec<Vec<f64>> = Vec::new();
     for (node, parameters) in graph.nodes().iter().zip(parameters) {
         let shapes = graph.input_shapes(node);
@@ -93,6 +123,18 @@ fn velocity(graph: &Graph, parameters: &[NodeParameters], image: &[f64], moment:
             _ => parameters.bias[moment * row + channel] as f64,
         };
         let silu = |x: f64| x / (1.0 + (-x).exp());
+        let weights = graph.parameters(node).weights();
+        let scale = |channel| match parameters.weight.len() > weights {
+            true => parameters.weight[moment * weights + channel] as f64,
+            false => parameters.weight[channel] as f64,
+        };
+        // A pixel of the first input; zero beyond its edge.
+        let pixel = |channel: usize, y: isize, x: isize| {
+            let Shape { height, width, .. } = shapes[0];
+            let inside = (0..height as isize).contains(&y) && (0..width as isize).contains(&x);
+            let place = channel as isize * shapes[0].pixels() as isize + y * width as isize + x;
+            if inside { input(0)[place as usize] } else { 0.0 }
+        };
         let element = |i: usize| -> f64 {
             let (channel, y, x) = (i / pixels, i % pixels / width, i % width);
             match node.op {
@@ -117,7 +159,7 @@ fn velocity(graph: &Graph, parameters: &[NodeParameters], image: &[f64], moment:
                     let mean = group.iter().sum::<f64>() / len as f64;
                     let variance = group.iter().map(|x| (x - mean) * (x - mean)).sum::<f64>() / len as f64;
                     let normal = (input(0)[i] - mean) / (variance + epsilon as f64).sqrt();
-                    let x = normal * parameters.weight[channel] as f64 + bias(channel);
+                    let x = normal * scale(channel) + bias(channel);
                     if with_silu { silu(x) } else { x }
                 }
                 Op::Silu => silu(input(0)[i]),
@@ -125,6 +167,23 @@ fn velocity(graph: &Graph, parameters: &[NodeParameters], image: &[f64], moment:
                     let b = if shapes[1] == shapes[0] { input(1)[i] } else { input(1)[channel] };
                     (input(0)[i] + b) * scale as f64
                 }
+                Op::Class { .. } => f64::from(u8::from(class == Some(i))),
+                Op::Multiply => input(0)[i] * input(1)[if shapes[1].channels == 1 { 0 } else { channel }],
+                Op::ScaleShift { silu: with_silu } => {
+                    let channels = shapes[0].channels as usize;
+                    let x = input(0)[i] * (1.0 + input(1)[channel]) + input(1)[channels + channel];
+                    if with_silu { silu(x) } else { x }
+                }
+                Op::Blur { near, far } => {
+                    let taps = [far, near, 1.0 - 2.0 * near - 2.0 * far, near, far].map(f64::from);
+                    let places = (0..5).flat_map(|down| (0..5).map(move |right| (down, right)));
+                    let tap = |(down, right): (usize, usize)| {
+                        let (y, x) = ((y + down) as isize - 2, (x + right) as isize - 2);
+                        taps[down] * taps[right] * pixel(channel, y, x)
+                    };
+                    places.map(tap).sum()
+                }
+                Op::Border { by } => pixel(channel, y as isize - by as isize, x as isize - by as isize),
                 Op::Concat => *input(0).iter().chain(input(1)).nth(i).unwrap(),
                 Op::Downsample => {
                     let at = |dy, dx| input(0)[channel * 4 * pixels + (2 * y + dy) * 2 * width + 2 * x + dx];
@@ -141,7 +200,9 @@ fn velocity(graph: &Graph, parameters: &[NodeParameters], image: &[f64], moment:
                     let mixed: f64 = (0..pixels).map(|j| weight(j) * at(2 * channels + channel, j)).sum();
                     mixed / (0..pixels).map(weight).sum::<f64>()
                 }
-                Op::Time(_) | Op::Labels { .. } | Op::Embedding { .. } => unreachable!("folded at export"),
+                Op::Time(_) | Op::Labels { .. } | Op::Coefficient(_) | Op::Embedding { .. } => {
+                    unreachable!("folded at export")
+                }
             }
         };
         let value = (0..node.shape.elements()).map(element).collect();
@@ -152,27 +213,34 @@ fn velocity(graph: &Graph, parameters: &[NodeParameters], image: &[f64], moment:
 
 #[test]
 fn the_engine_agrees_with_the_interpreter() {
-    let (graph, schedules) = (graph(), schedules());
-    let parameters = parameters(&graph);
-    let mut noise = vec![0.0; 2 * 6 * 10];
-    Noise::new(7).fill(&mut noise);
-    for dtype in [Dtype::F32, Dtype::F16] {
-        let bytes = file(dtype);
+    let schedules = schedules();
+    let classes = [&[None][..], &[None, Some(0), Some(2)]];
+    let graphs = [graph(), second_graph()].into_iter().zip(classes);
+    for (dtype, (graph, classes)) in
+        graphs.flat_map(|graph| [Dtype::F32, Dtype::F16].map(|d| (d, graph.clone())))
+    {
+        let parameters = parameters(&graph);
+        let bytes = file_of(&graph, dtype);
         let model = Model::new(bytemuck::cast_slice(&bytes)).unwrap();
+        let mut noise = vec![0.0; model.image().shape().elements()];
+        Noise::new(7).fill(&mut noise);
         let mut arena = vec![0; Engine::arena_bytes(&model)];
         let mut engine = Engine::new(model, &mut arena).unwrap();
-        let mut first = 0;
-        for schedule in &schedules {
-            let mut x: Vec<f64> = noise.iter().map(|&x| x.into()).collect();
-            for (moment, &Moment { t, s }) in schedule.iter().enumerate() {
-                let u = velocity(&graph, &parameters, &x, first + moment);
-                x.iter_mut().zip(u).for_each(|(x, u)| *x += f64::from(s - t) * u);
-            }
-            first += schedule.len();
-            let picture = engine.generate(7, schedule.len()).unwrap().to_vec();
-            assert_eq!(engine.run(&noise, schedule.len()).unwrap(), picture);
-            for (picture, x) in picture.iter().zip(&x) {
-                assert!((f64::from(*picture) - x).abs() < 2e-5 * (1.0 + x.abs()), "{picture} is not {x}");
+        for &class in classes {
+            engine.set_class(class).unwrap();
+            let mut first = 0;
+            for schedule in &schedules {
+                let mut x: Vec<f64> = noise.iter().map(|&x| x.into()).collect();
+                for (moment, &Moment { t, s }) in schedule.iter().enumerate() {
+                    let u = velocity(&graph, &parameters, &x, class, first + moment);
+                    x.iter_mut().zip(u).for_each(|(x, u)| *x += f64::from(s - t) * u);
+                }
+                first += schedule.len();
+                let picture = engine.generate(7, schedule.len()).unwrap().to_vec();
+                assert_eq!(engine.run(&noise, schedule.len()).unwrap(), picture);
+                for (picture, x) in picture.iter().zip(&x) {
+                    assert!((f64::from(*picture) - x).abs() < 2e-5 * (1.0 + x.abs()), "{picture} is not {x}");
+                }
             }
         }
     }
@@ -212,6 +280,8 @@ fn wrong_calls_say_what_is_right() {
     let mut engine = Engine::new(model, &mut arena).unwrap();
     let error = engine.generate(7, 3).unwrap_err();
     assert_eq!(error.to_string(), "the model has no schedule of 3 steps, it has 1, 2");
+    let error = engine.set_class(Some(1)).unwrap_err();
+    assert_eq!(error.to_string(), "the model has 0 classes, and none of the number 1");
     let error = engine.run(&[0.0; 5], 1).unwrap_err();
     assert_eq!(error.to_string(), "the noise has 5 elements, the picture 120");
 }
@@ -219,15 +289,15 @@ fn wrong_calls_say_what_is_right() {
 /// Files with one to three changed bytes, as someone would send them who also corrects the checksum.
 #[test]
 fn hostile_files_are_errors_or_run() {
-    let original = file(Dtype::F16);
-    let size = Model::new(bytemuck::cast_slice(&original)).unwrap().arena_bytes();
-    let mut arena = vec![0; 4 * size];
+    let originals = [file(Dtype::F16), file_of(&second_graph(), Dtype::F16)];
+    let size = |file: &[[u32; 16]]| Model::new(bytemuck::cast_slice(file)).unwrap().arena_bytes();
+    let mut arena = vec![0; 4 * originals.iter().map(|file| size(file)).max().unwrap()];
     let random = Noise::new(12);
     let mut ran = 0;
     for round in 0..10_000u64 {
-        let mut blocks = original.clone();
+        let mut blocks = originals[round as usize / 2 % 2].clone();
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut blocks);
-        let span = if round % 2 == 0 { bytes.len() } else { 2000 };
+        let span = if round % 2 == 0 { bytes.len() } else { bytes.len().min(2000) };
         for change in 0..=round % 3 {
             let place = random.word(8 * round + 2 * change) as usize % span;
             bytes[place] = random.word(8 * round + 2 * change + 1) as u8;
@@ -235,6 +305,7 @@ fn hostile_files_are_errors_or_run() {
         seal(bytes);
         let Ok(model) = Model::new(bytes) else { continue };
         let Ok(mut engine) = Engine::new(model, &mut arena) else { continue };
+        assert!(engine.set_class(model.classes().checked_sub(1)).is_ok());
         for steps in model.steps().take(2) {
             assert!(engine.generate(round, steps).is_ok());
             ran += 1;

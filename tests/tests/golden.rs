@@ -30,8 +30,8 @@ fn checkpoint() -> Checkpoint {
         mult: vec![1, 2],
         blocks: 1,
         attention: vec![4],
-        augment_labels: 0,
         s_conditioning: SConditioning::TiedMean,
+        ..Unet::default()
     };
     Checkpoint::random(unet, Role::Student, 1).unwrap()
 }

@@ -4,10 +4,11 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use traflow_export::network::{Network as Reference, Parameters};
 use traflow_export::reference::{Inputs, evaluate};
+use traflow_graph::coefficient::{Coefficient, Head, Level};
 use traflow_graph::graph::{Builder, Graph, Value};
 use traflow_graph::model::Moment;
 use traflow_graph::noise::Noise;
-use traflow_graph::op::{Op, Shape, Time};
+use traflow_graph::op::{Embedding, Op, Shape, Time};
 use traflow_graph::unet::{Architecture, SConditioning, Unet};
 use traflow_trainer::network::{Direction, Network, Times};
 
@@ -82,15 +83,48 @@ fn graphs() -> Vec<(&'static str, Graph)> {
             g.push("op", Op::Attention { heads }, &[qkv]);
         });
     }
-    graph("embedding", &|g, x| {
-        let time = g.linear("time", Value(1), 1);
-        let e = g.push("op", Op::Embedding { channels: 8 }, &[time]);
-        let e = g.linear("vector", e, 6);
-        g.add("sum", x, e, 1.0);
+    for kind in [Embedding::Positional, Embedding::CosineFirst] {
+        graph("embedding", &|g, x| {
+            let time = g.linear("time", Value(1), 1);
+            let e = g.push("op", Op::Embedding { channels: 8, kind }, &[time]);
+            let e = g.linear("vector", e, 6);
+            g.add("sum", x, e, 1.0);
+        });
+    }
+    for coefficient in [Coefficient::Level(Level::Edm), Coefficient::Skip(Head::Edm)] {
+        graph("coefficient", &|g, x| {
+            let number = g.push("op", Op::Coefficient(coefficient), &[Value(1)]);
+            let vector = g.linear("vector", number, 6);
+            g.add("sum", x, vector, 1.0);
+        });
+    }
+    graph("span", &|g, x| {
+        let span = g.time(Time::Span);
+        let vector = g.linear("vector", span, 6);
+        g.add("sum", x, vector, 1.0);
+    });
+    graph("multiply", &|g, x| {
+        let vector = g.linear("vector", Value(1), 6);
+        g.push("op", Op::Multiply, &[x, vector]);
+    });
+    for silu in [false, true] {
+        graph("scale and shift", &|g, x| {
+            let vector = g.linear("vector", Value(1), 12);
+            g.push("op", Op::ScaleShift { silu }, &[x, vector]);
+        });
+    }
+    graph("blur", &|g, x| {
+        g.push("op", Op::Blur { near: 0.25, far: 0.0625 }, &[x]);
+    });
+    graph("border", &|g, x| {
+        g.push("op", Op::Border { by: 1 }, &[x]);
     });
     graph("what stands still", &|g, x| {
         let labels = g.push("labels", Op::Labels { count: 3 }, &[]);
         let labels = g.linear("of_labels", labels, 6);
+        let class = g.push("class", Op::Class { count: 2 }, &[]);
+        let class = g.linear("of_class", class, 6);
+        let labels = g.add("both", labels, class, 1.0);
         let constant = g.push("constant", Op::Constant { channels: 6 }, &[]);
         let still = g.add("still", labels, constant, 1.0);
         g.add("sum", x, still, 1.0);
@@ -114,6 +148,12 @@ fn place(op: Op) -> usize {
         Op::Downsample => 10,
         Op::Upsample => 11,
         Op::Attention { .. } => 12,
+        Op::Class { .. } => 13,
+        Op::Coefficient(_) => 14,
+        Op::Multiply => 15,
+        Op::ScaleShift { .. } => 16,
+        Op::Blur { .. } => 17,
+        Op::Border { .. } => 18,
     }
 }
 
@@ -166,8 +206,12 @@ fn difference(network: &Reference, image: &[f32], direction: &[f32]) -> Vec<f64>
         let moved =
             image.iter().zip(direction).map(|(x, d)| f64::from(*x) + f64::from(k * h) * f64::from(*d));
         let image: Vec<f64> = moved.collect();
-        let inputs =
-            Inputs { image: &image, moment: Moment { t: T + k * h * DT, s: S + k * h * DS }, row: 0 };
+        let inputs = Inputs {
+            image: &image,
+            moment: Moment { t: T + k * h * DT, s: S + k * h * DS },
+            row: 0,
+            class: None,
+        };
         evaluate(network, &inputs, &vec![true; network.parameters.len()]).pop().unwrap()
     };
     let [a, b, c, d] = [-2.0, -1.0, 1.0, 2.0].map(at);
@@ -238,7 +282,7 @@ fn errors(network: &Network) -> (f64, f64) {
 
 #[test]
 fn the_tangent_of_each_operation_is_its_derivative() {
-    let mut seen = [false; 13];
+    let mut seen = [false; 19];
     for (name, graph) in graphs() {
         graph.nodes().iter().for_each(|node| seen[place(node.op)] = true);
         let (value, gradient) = errors(&network(graph));
@@ -246,7 +290,7 @@ fn the_tangent_of_each_operation_is_its_derivative() {
         assert!(value < 1e-6, "{name}: {value:e}");
         assert!(gradient < 1e-6, "{name}: gradient {gradient:e}");
     }
-    assert_eq!(seen, [true; 13]);
+    assert_eq!(seen, [true; 19]);
 }
 
 #[test]
@@ -260,6 +304,7 @@ fn the_tangent_of_a_network_is_its_derivative() {
         attention: vec![4],
         augment_labels: 2,
         s_conditioning: SConditioning::TiedMean,
+        ..Unet::default()
     };
     let (value, gradient) = errors(&network(unet.graph().unwrap()));
     println!("network: {value:.1e}, gradient {gradient:.1e}");

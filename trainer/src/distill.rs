@@ -12,7 +12,7 @@ use traflow_graph::unet::{SConditioning, Unet};
 
 use crate::flow::{self, Dice, TimeLaw};
 use crate::initial;
-use crate::network::{Network, Times};
+use crate::network::{Dropout, Network, Times};
 use crate::optimiser::OptimiserConfig;
 use crate::pairs::Pairs;
 use crate::run::{self, Intervals, Progress, Run, Term, Training};
@@ -35,6 +35,9 @@ pub struct DistillConfig {
     pub initial: Initial,
     /// The student's network; the teacher's, told of s, where there is none.
     pub network: Option<Unet>,
+    /// Part of the values that dropout makes zero in every block; the same in all evaluations of a step.
+    #[serde(default)]
+    pub dropout: f32,
     /// The optimiser.
     pub optimiser: OptimiserConfig,
     /// What the run writes down.
@@ -130,6 +133,7 @@ pub fn train(
     device: &Device,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Network> {
+    ensure!((0.0..1.0).contains(&config.dropout), "dropout is a part of 1");
     ensure!(config.steps() > 0, "the stages have no steps");
     for (index, stage) in config.stages.iter().enumerate() {
         let weights = [stage.output, stage.velocity, stage.anchored, stage.consistency];
@@ -158,15 +162,24 @@ pub fn train(
         unet.image()
     );
     let start = match config.initial {
-        Initial::Teacher => initial::from_teacher(unet.graph()?, teacher, device)?,
+        Initial::Teacher => {
+            let (network, origins) = initial::from_teacher(&unet, teacher, config.seed, device)?;
+            run.note("initial.txt", &initial::report(&origins))?;
+            network
+        }
         Initial::Random => initial::random(unet.graph()?, config.seed, device),
     };
     let teacher = initial::from_checkpoint(teacher, device)?;
     let autodiff = device.clone().autodiff();
     let losses = |student: &Network, dice: &Dice| {
         let Some(stage) = config.stage(dice.step) else { return Vec::new() };
-        let (x1, x0) = pairs.batch(&dice.pictures(pairs.len()), device);
-        stage.losses(student, &teacher, x1, x0, dice, &autodiff)
+        let indices = dice.pictures(pairs.len());
+        let (x1, x0) = pairs.batch(&indices, device);
+        let seeds = pairs.seeds(&indices);
+        let dropout = Dropout { rate: config.dropout, seed: config.seed, first: dice.first };
+        let (student, teacher) =
+            (student.with_classes_of(&seeds).with_dropout(dropout), teacher.with_classes_of(&seeds));
+        stage.losses(&student, &teacher, x1, x0, dice, &autodiff)
     };
     let sample =
         |network: &Network, path: &Path| teacher::preview(network, pairs.shape, Sampler::Map(1), path);

@@ -37,7 +37,7 @@ pub struct Dice {
     /// Number of the step, from 0.
     pub step: usize,
     /// Place of the first picture among all pictures of the training.
-    first: u64,
+    pub first: u64,
     /// Number of pictures.
     batch: usize,
 }

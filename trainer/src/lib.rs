@@ -10,6 +10,7 @@ pub mod distill;
 pub mod evaluate;
 pub mod features;
 pub mod flow;
+pub mod import;
 pub mod initial;
 pub mod kernels;
 pub mod metrics;

@@ -9,12 +9,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use traflow_graph::checkpoint::{Checkpoint, Precision, Role};
+use traflow_graph::checkpoint::{self, Checkpoint, Precision, Role};
 use traflow_graph::unet::{self, SConditioning, Unet};
 use traflow_trainer::device::DeviceName;
 use traflow_trainer::distill::{self, DistillConfig};
 use traflow_trainer::evaluate::Report;
 use traflow_trainer::features::{Features, Labelled};
+use traflow_trainer::import::{self, AttentionOrder, Imported, Preconditioning, check};
 use traflow_trainer::network::Network;
 use traflow_trainer::pairs::{self, Recipe};
 use traflow_trainer::plan::Sizes;
@@ -33,6 +34,7 @@ Examples:
   traflow plan --preset 16m
   traflow init --preset nano -o random.safetensors
   traflow teacher configs/fashion-teacher.toml --images train-images-idx3-ubyte.gz -o teacher.safetensors
+  traflow import edm-cifar10.safetensors -o teacher.safetensors
   traflow pairs teacher.safetensors --count 8192 -o pairs
   traflow distill configs/fashion-student.toml --teacher teacher.safetensors --pairs pairs -o student.safetensors
   traflow sample student.safetensors -o grid.png
@@ -46,6 +48,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Teacher(TeacherArgs),
+    Import(ImportArgs),
     Pairs(PairsArgs),
     Distill(DistillArgs),
     Sample(SampleArgs),
@@ -95,6 +98,45 @@ struct TeacherArgs {
     /// Licence of the pictures, kept in the checkpoint.
     #[arg(long, default_value = "unknown")]
     licence: String,
+}
+
+/// Takes a teacher from elsewhere: EDM, score_sde, RectifiedFlow, SlimFlow or guided-diffusion.
+#[derive(Args)]
+struct ImportArgs {
+    /// Weights (safetensors).
+    weights: PathBuf,
+    /// Checkpoint to write.
+    #[arg(short, long, required_unless_present = "check")]
+    output: Option<PathBuf>,
+    /// What the network was trained to give [default: the file's metadata "precond"].
+    #[arg(long, value_enum)]
+    preconditioning: Option<Preconditioning>,
+    /// Height and width of the pictures, where the names do not tell.
+    #[arg(long)]
+    size: Option<u16>,
+    /// Filter of resampling, where the file has none [default: 1,3,3,1 for NCSN++, else 1,1].
+    #[arg(long, value_delimiter = ',')]
+    filter: Option<Vec<i16>>,
+    /// Channels of an attention head of ADM [default: 64].
+    #[arg(long)]
+    head_channels: Option<u16>,
+    /// Order of queries, keys and values in guided-diffusion's weights.
+    #[arg(long, value_enum, default_value = "legacy")]
+    attention_order: AttentionOrder,
+    /// Inputs and outputs of the network to compare with (safetensors: x_t, t, labels, velocity, denoised).
+    #[arg(long)]
+    check: Option<PathBuf>,
+    /// Largest relative error that the comparison allows.
+    #[arg(long, default_value_t = 1e-4, requires = "check")]
+    tolerance: f64,
+    /// Licence of the weights, kept in the checkpoint.
+    #[arg(long, default_value = "unknown")]
+    licence: String,
+    /// Write the weights in half precision.
+    #[arg(long)]
+    fp16: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
 }
 
 /// How a teacher's ODE is solved; a student has its map.
@@ -236,7 +278,8 @@ struct PlanArgs {
     /// Configuration of a teacher.
     #[arg(required_unless_present = "preset", conflicts_with = "preset")]
     config: Option<PathBuf>,
-    /// Network by its name: nano, small, 3m, 7m, 16m, 28m, 1-rf, edm-cifar or edm-ffhq.
+    /// Network by its name: nano, small, 3m, 7m, 16m, 28m, 1-rf, edm-cifar, edm-cifar-ve, edm-ffhq, imagenet or
+    /// edm-imagenet.
     #[arg(long)]
     preset: Option<String>,
     /// Height and width of the pictures of a preset [default: its own].
@@ -275,6 +318,7 @@ fn positive(text: &str) -> Result<usize, String> {
 fn main() -> ExitCode {
     let run = match Cli::parse().command {
         Command::Teacher(args) => train_teacher(&args),
+        Command::Import(args) => import_teacher(&args),
         Command::Pairs(args) => make_pairs(&args),
         Command::Distill(args) => train_student(&args),
         Command::Sample(args) => make_samples(&args),
@@ -308,6 +352,60 @@ fn train_teacher(args: &TeacherArgs) -> Result<()> {
         ("config", serde_json::to_value(&config)?),
     ];
     args.training.write(&network, config.network, Role::Teacher, provenance)
+}
+
+fn import_teacher(args: &ImportArgs) -> Result<()> {
+    let device = args.device.device.open()?;
+    let (texts, tensors) = import::read(&args.weights)?;
+    let options = import::Options {
+        preconditioning: args.preconditioning,
+        size: args.size,
+        filter: args.filter.clone(),
+        head_channels: args.head_channels,
+        attention_order: args.attention_order,
+    };
+    let imported = import::import(&texts, tensors, &options)
+        .with_context(|| format!("importing {}", args.weights.display()))?;
+    let Imported { unet, tensors, taken, left, family, preconditioning } = imported;
+    for (from, to) in &taken {
+        println!("took {from} as {to}");
+    }
+    for name in &left {
+        println!("left {name}");
+    }
+    println!("took {} tensors, left {}, missed none", taken.len(), left.len());
+    println!("network {}", serde_json::to_string(&unet)?);
+    let provenance = [
+        ("imported", json!(args.weights.display().to_string())),
+        ("digest", json!(digest(&read_bytes(&args.weights)?))),
+        ("names", json!(family)),
+        ("preconditioning", serde_json::to_value(preconditioning)?),
+        ("licence", json!(args.licence)),
+        ("command", json!(std::env::args().collect::<Vec<_>>().join(" "))),
+    ];
+    let provenance = Map::from_iter(provenance.map(|(key, value)| (key.to_owned(), value)));
+    let checkpoint = Checkpoint { unet, role: Role::Teacher, provenance, tensors };
+    if let Some(path) = &args.check {
+        let (_, io) = checkpoint::read_tensors(path)?;
+        let errors = check::check(&checkpoint, &io, &device).with_context(|| path.display().to_string())?;
+        for (name, error) in [("velocity", errors.velocity), ("denoised", errors.denoised)] {
+            if let Some(error) = error {
+                println!("largest relative error of {name} in {} pictures: {error:.2e}", errors.pictures);
+            }
+        }
+        ensure!(
+            errors.largest() <= args.tolerance,
+            "{}: the network differs by {:.2e}, more than {:.0e}",
+            path.display(),
+            errors.largest(),
+            args.tolerance
+        );
+    }
+    if let Some(output) = &args.output {
+        checkpoint.write(output, if args.fp16 { Precision::F16 } else { Precision::F32 })?;
+        println!("{}", output.display());
+    }
+    Ok(())
 }
 
 fn make_pairs(args: &PairsArgs) -> Result<()> {
@@ -462,9 +560,17 @@ fn describe(sampler: &Sampler) -> String {
 
 /// A checkpoint and the SHA-256 of its file.
 fn read_checkpoint(path: &Path) -> Result<(Checkpoint, String)> {
-    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-    let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((Checkpoint::from_bytes(&path.display().to_string(), &bytes)?, digest))
+    let bytes = read_bytes(path)?;
+    Ok((Checkpoint::from_bytes(&path.display().to_string(), &bytes)?, digest(&bytes)))
+}
+
+fn read_bytes(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// The SHA-256 in hexadecimal digits.
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl TrainingArgs {

@@ -10,7 +10,8 @@ use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use traflow_graph::checkpoint::{self, Tensors};
 use traflow_graph::graph::{Graph, Node};
-use traflow_graph::op::{Op, Time};
+use traflow_graph::noise::Noise;
+use traflow_graph::op::{Embedding, Op, Time};
 
 use crate::kernels;
 
@@ -43,11 +44,31 @@ struct Slots {
     bias: Option<usize>,
 }
 
+/// Dropout of one step of a training. Element i of the mask of a node is a pure function of the seed, the picture, the node
+/// and i, so every evaluation of the step, of whichever weights, has the same mask.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dropout {
+    /// Part of the values that become zero; the others are divided by 1 - rate.
+    pub rate: f32,
+    /// Seed of the training.
+    pub seed: u64,
+    /// Place of the first picture of the batch, or of its part, among all pictures of the training.
+    pub first: u64,
+}
+
+/// Stream of the class of a seed.
+const CLASS_STREAM: u32 = 1 << 15;
+
+/// Streams of masks begin here, one a node, above those of [`Stream`](crate::flow::Stream).
+const MASK_STREAMS: u32 = 1 << 16;
+
 /// A graph with its parameters on a device.
 #[derive(Clone, Debug)]
 pub struct Network {
     graph: Graph,
     slots: Vec<Slots>,
+    classes: Option<Vec<f32>>,
+    dropout: Option<Dropout>,
     /// All parameters, in the order of the nodes.
     pub parameters: Vec<Parameter>,
 }
@@ -77,7 +98,34 @@ impl Network {
                 bias: sizes.bias.map(|length| parameter(node, "bias", [length, 1, 1, 1])).transpose()?,
             });
         }
-        Ok(Self { graph, slots, parameters })
+        Ok(Self { graph, slots, classes: None, dropout: None, parameters })
+    }
+
+    /// The same network, asked for these classes in the evaluations to come: `[n, classes]`, a one in each row, or none
+    /// for no class in particular.
+    pub fn with_classes(&self, classes: Vec<f32>) -> Self {
+        Self { classes: Some(classes), ..self.clone() }
+    }
+
+    /// The same network, asked for the class of each seed: a pure function of the seed, each class as likely. A network
+    /// without classes stays as it is.
+    pub fn with_classes_of(&self, seeds: &[u64]) -> Self {
+        let classes = self.graph.nodes().iter().find_map(|node| match node.op {
+            Op::Class { count } => Some(u64::from(count)),
+            _ => None,
+        });
+        let Some(count) = classes else { return self.clone() };
+        let class = |seed: u64| (u64::from(Noise::stream(seed, CLASS_STREAM).word(0)) * count) >> 32;
+        let row = |&seed: &u64| {
+            let class = class(seed);
+            (0..count).map(move |i| f32::from(u8::from(i == class)))
+        };
+        self.with_classes(seeds.iter().flat_map(row).collect())
+    }
+
+    /// The same network with dropout where EDM has it: before the second convolution of every block. A rate of 0 is none.
+    pub fn with_dropout(&self, dropout: Dropout) -> Self {
+        Self { dropout: Some(dropout).filter(|dropout| dropout.rate > 0.0), ..self.clone() }
     }
 
     /// The graph.
@@ -94,7 +142,7 @@ impl Network {
     pub fn map(&self, mut f: impl FnMut(&Parameter) -> Tensor<4>) -> Self {
         let parameters = self.parameters.iter();
         let parameters = parameters.map(|p| Parameter { name: p.name.clone(), value: f(p) }).collect();
-        Self { graph: self.graph.clone(), slots: self.slots.clone(), parameters }
+        Self { parameters, ..self.clone() }
     }
 
     /// The same network with parameters that autodiff tracks.
@@ -128,7 +176,7 @@ impl Network {
     /// [`forward`](Network::forward) with a hook that sees each node's output and may replace it.
     ///
     /// # Panics
-    /// If x is not a batch of pictures of the graph's shape.
+    /// If x is not a batch of pictures of the graph's shape, or the classes are not as many as the pictures.
     pub fn forward_with(
         &self,
         x: Tensor<4>,
@@ -139,20 +187,24 @@ impl Network {
         let mut readers = vec![0usize; nodes.len()];
         nodes.iter().flat_map(|node| &node.inputs).for_each(|input| readers[input.index()] += 1);
         let mut values: Vec<Option<Tensor<4>>> = Vec::with_capacity(nodes.len());
-        for (node, slots) in nodes.iter().zip(&self.slots) {
+        for (index, (node, slots)) in nodes.iter().zip(&self.slots).enumerate() {
             let inputs: Vec<Tensor<4>> = node
                 .inputs
                 .iter()
                 .map(|input| {
-                    let index = input.index();
-                    readers[index] -= 1;
+                    let input = input.index();
+                    readers[input] -= 1;
                     // The last reader takes the tensor, so that it is freed, or reused, as early as possible.
                     let value =
-                        if readers[index] == 0 { values[index].take() } else { values[index].clone() };
+                        if readers[input] == 0 { values[input].take() } else { values[input].clone() };
                     value.expect("a graph's nodes read earlier nodes")
                 })
                 .collect();
             let output = self.apply(node, *slots, &x, times, inputs);
+            let output = match self.dropout {
+                Some(dropout) if drops(node) => output.clone() * dropout.mask(index as u32, &output),
+                _ => output,
+            };
             values.push(Some(hook(node, output)));
         }
         values.pop().flatten().expect("a graph has an output")
@@ -175,9 +227,21 @@ impl Network {
             Op::Image(_) => x.clone(),
             Op::Time(Time::From) => times.t.clone().reshape([batch, 1, 1, 1]),
             Op::Time(Time::To) => times.s.clone().reshape([batch, 1, 1, 1]),
+            Op::Time(Time::Span) => (times.t.clone() - times.s.clone()).reshape([batch, 1, 1, 1]),
+            Op::Class { count } => {
+                let shape = [batch, count.into(), 1, 1];
+                match &self.classes {
+                    Some(classes) => Tensor::from_data(TensorData::new(classes.clone(), shape), &x.device()),
+                    None => Tensor::zeros(shape, &x.device()),
+                }
+            }
+            Op::Coefficient(coefficient) => of_time(input(), |t| coefficient.at(t)),
             Op::Labels { count } => Tensor::zeros([batch, count.into(), 1, 1], &x.device()),
             Op::Constant { .. } => bias().expect("a constant has a bias").reshape([1, -1, 1, 1]),
-            Op::Embedding { channels } => embedding(input(), channels.into()),
+            Op::Embedding { channels, kind } => {
+                let learned = slots.weight.map(|_| weight());
+                embedding(input(), channels.into(), kind, learned)
+            }
             Op::Conv2d { kernel, residual, .. } => {
                 let y = convolution(input(), weight(), bias(), kernel.into());
                 match residual {
@@ -193,26 +257,83 @@ impl Network {
                 let sum = input() + input();
                 if scale == 1.0 { sum } else { sum * scale }
             }
+            Op::Multiply => input() * input(),
+            Op::ScaleShift { silu: activate } => {
+                let (x, by) = (input(), input());
+                let channels = x.dims()[1];
+                let (scale, shift) = (by.clone().narrow(1, 0, channels), by.narrow(1, channels, channels));
+                let y = x * (scale + 1.0) + shift;
+                if activate { silu(y) } else { y }
+            }
             Op::Concat => Tensor::cat(vec![input(), input()], 1),
             Op::Downsample => downsample(input()),
             Op::Upsample => upsample(input()),
+            Op::Blur { near, far } => blur(input(), near, far),
+            Op::Border { by } => border(input(), by.into()),
             Op::Attention { heads } => attention(input(), heads.into()),
         }
     }
 }
 
-/// `sin(999 x f_i)`, then `cos(999 x f_i)`, with `f_i = 10000^(-i / (channels/2 - 1))`. An angle is at most 999, which an
-/// f32 holds to 3e-5: so far the exporter, which computes it in f64, may differ.
-fn embedding(time: Tensor<4>, channels: usize) -> Tensor<4> {
-    let angle = time.clone() * frequencies(channels, &time.device());
-    Tensor::cat(vec![angle.clone().sin(), angle.cos()], 1)
+/// Whether dropout follows a node: what the second convolution of a block reads.
+fn drops(node: &Node) -> bool {
+    let last = node.name.rsplit('.').next();
+    match node.op {
+        Op::GroupNorm { silu, .. } => silu && last == Some("norm1"),
+        Op::ScaleShift { .. } => true,
+        _ => false,
+    }
 }
 
-fn frequencies(channels: usize, device: &Device) -> Tensor<4> {
+impl Dropout {
+    /// The mask of a node's output.
+    fn mask(&self, node: u32, output: &Tensor<4>) -> Tensor<4> {
+        let shape = output.dims();
+        let elements = shape.iter().product::<usize>() as u64;
+        let first = self.first * shape[1..].iter().product::<usize>() as u64;
+        let noise = Noise::stream(self.seed, MASK_STREAMS + node);
+        let kept = 1.0 / (1.0 - self.rate);
+        let mask = (first..first + elements).map(|i| if noise.uniform(i) < self.rate { 0.0 } else { kept });
+        Tensor::from_data(TensorData::new(mask.collect::<Vec<f32>>(), shape), &output.device())
+    }
+}
+
+/// A function of each picture's time, in f64 on the host: a logarithm near t = 1 wants it, and times are few. No
+/// gradient goes through it; times are not learned.
+fn of_time(time: Tensor<4>, function: impl Fn(f64) -> f64) -> Tensor<4> {
+    let (shape, device) = (time.dims(), time.device());
+    let times = time.try_into_vec_as::<f32>().expect("times are numbers of the device");
+    let values: Vec<f32> = times.into_iter().map(|t| function(t.into()) as f32).collect();
+    Tensor::from_data(TensorData::new(values, shape), &device)
+}
+
+/// A number as sines and cosines. An angle is at most 999 for most networks, which an f32 holds to 3e-5: so far the
+/// exporter, which computes it in f64, may differ.
+fn embedding(x: Tensor<4>, channels: usize, kind: Embedding, learned: Option<Tensor<4>>) -> Tensor<4> {
+    let angle = x.clone() * frequencies(channels, kind, learned, &x.device());
+    in_order(kind, angle.clone().sin(), angle.cos())
+}
+
+/// What is of the sines and what is of the cosines, as the embedding has them.
+fn in_order(kind: Embedding, sines: Tensor<4>, cosines: Tensor<4>) -> Tensor<4> {
+    match kind {
+        Embedding::CosineFirst => Tensor::cat(vec![cosines, sines], 1),
+        Embedding::Positional | Embedding::Fourier => Tensor::cat(vec![sines, cosines], 1),
+    }
+}
+
+fn frequencies(channels: usize, kind: Embedding, learned: Option<Tensor<4>>, device: &Device) -> Tensor<4> {
     let half = channels / 2;
-    let frequencies: Vec<f32> =
-        (0..half).map(|i| (999.0 * 1e4f64.powf(-(i as f64) / (half as f64 - 1.0))) as f32).collect();
-    Tensor::<1>::from_floats(frequencies.as_slice(), device).reshape([1, -1, 1, 1])
+    let powers = |last: f64| {
+        let frequencies: Vec<f32> = (0..half).map(|i| 1e4f64.powf(-(i as f64) / last) as f32).collect();
+        Tensor::<1>::from_floats(frequencies.as_slice(), device).reshape([1, -1, 1, 1])
+    };
+    match (kind, learned) {
+        // These are given, not learned.
+        (Embedding::Fourier, Some(weight)) => weight.detach().reshape([1, -1, 1, 1]) * std::f32::consts::TAU,
+        (Embedding::CosineFirst, _) => powers(half as f64),
+        _ => powers(half as f64 - 1.0),
+    }
 }
 
 pub(crate) fn convolution(
@@ -288,6 +409,34 @@ fn upsample(x: Tensor<4>) -> Tensor<4> {
     Tensor::cat(vec![rows.clone(), rows], 1).reshape([n, c, 2 * h, 2 * w])
 }
 
+/// `[1, n, m]`, to be multiplied with rows or columns of pictures.
+fn matrix(n: usize, m: usize, f: impl Fn(usize, usize) -> f32, device: &Device) -> Tensor<3> {
+    let values: Vec<f32> = (0..n * m).map(|i| f(i / m, i % m)).collect();
+    Tensor::from_data(TensorData::new(values, [1, n, m]), device)
+}
+
+/// Convolution of rows and columns with `far, near, middle, near, far`, as a product with band matrices.
+fn blur(x: Tensor<4>, near: f32, far: f32) -> Tensor<4> {
+    let ([n, c, h, w], device) = (x.dims(), x.device());
+    let tap = |i: usize, j: usize| match i.abs_diff(j) {
+        0 => 1.0 - 2.0 * near - 2.0 * far,
+        1 => near,
+        2 => far,
+        _ => 0.0,
+    };
+    let columns = matrix(h, h, tap, &device).matmul(x.reshape([n * c, h, w]));
+    columns.matmul(matrix(w, w, tap, &device)).reshape([n, c, h, w])
+}
+
+/// Adds rows and columns of zeros on each side, or takes them away, as a product with shifted unit matrices.
+fn border(x: Tensor<4>, by: isize) -> Tensor<4> {
+    let ([n, c, h, w], device) = (x.dims(), x.device());
+    let [rows, columns] = [h, w].map(|size| size.saturating_add_signed(2 * by));
+    let unit = |new: usize, old: usize| f32::from(u8::from(new as isize == old as isize + by));
+    let y = matrix(rows, h, unit, &device).matmul(x.reshape([n * c, h, w]));
+    y.matmul(matrix(w, columns, |old, new| unit(new, old), &device)).reshape([n, c, rows, columns])
+}
+
 /// softmax(qᵀk / √d) v for each head, over the pixels.
 fn attention(qkv: Tensor<4>, heads: usize) -> Tensor<4> {
     let [n, c3, h, w] = qkv.dims();
@@ -312,7 +461,7 @@ mod tests {
     /// Eight channels at 249.75, by the reference implementation.
     #[test]
     fn the_embedding_has_its_published_values() {
-        let time = Tensor::<1>::from_floats([0.25], &Device::flex()).reshape([1, 1, 1, 1]);
+        let x = Tensor::<1>::from_floats([249.75], &Device::flex()).reshape([1, 1, 1, 1]);
         let expected = [
             -0.999_978_1,
             -0.827_141_7,
@@ -323,9 +472,53 @@ mod tests {
             0.858_699_3,
             0.999_688_14,
         ];
-        for (found, expected) in values(embedding(time, 8)).into_iter().zip(expected) {
+        let positional = values(embedding(x.clone(), 8, Embedding::Positional, None));
+        for (found, expected) in positional.into_iter().zip(expected) {
             assert!((found - expected).abs() < 3e-5, "{found} is not {expected}");
         }
+        let expected = [
+            -0.006_615_9,
+            0.987_584_6,
+            -0.799_644_95,
+            0.968_974_2,
+            -0.999_978_1,
+            -0.157_087_88,
+            0.600_473_1,
+            0.247_161_72,
+        ];
+        let cosine_first = values(embedding(x, 8, Embedding::CosineFirst, None));
+        for (found, expected) in cosine_first.into_iter().zip(expected) {
+            assert!((found - expected).abs() < 3e-5, "{found} is not {expected}");
+        }
+    }
+
+    /// A mask depends on seed, picture and node, not on the weights or the times; it keeps the mean.
+    #[test]
+    fn dropout_has_one_mask_a_step() {
+        let device = Device::flex();
+        let mut g = Builder::new();
+        let x = g.image(Shape::new(8, 16, 16));
+        let h = g.group_norm("block.norm1", x, 1e-6, true);
+        g.silu("last", h);
+        let ones = |name: &str, [c, ..]: [usize; 4]| {
+            Ok::<_, ()>(vec![f32::from(u8::from(name.ends_with("weight"))); c])
+        };
+        let network = Network::new(g.finish().unwrap(), &device, ones).unwrap();
+        let x = Tensor::random([2, 8, 16, 16], burn::tensor::Distribution::Default, &device);
+        let times = |t: f32| Times {
+            t: Tensor::from_floats([t, t], &device),
+            s: Tensor::from_floats([0.0, 0.0], &device),
+        };
+        let zeros = |first: u64, network: &Network, t: f32| -> Vec<bool> {
+            let network = network.with_dropout(Dropout { rate: 0.25, seed: 1, first });
+            values(network.forward(x.clone(), &times(t))).into_iter().map(|y| y == 0.0).collect()
+        };
+        let other = network.map(|parameter| parameter.value.clone() * 2.0);
+        let first = zeros(6, &network, 1.0);
+        assert_eq!(first, zeros(6, &other, 0.5));
+        assert_ne!(first, zeros(8, &network, 1.0));
+        let part = first.iter().filter(|zero| **zero).count() as f32 / first.len() as f32;
+        assert!((part - 0.25).abs() < 0.02, "{part}");
     }
 
     #[test]

@@ -210,10 +210,15 @@ impl Pairs {
         self.images.is_empty()
     }
 
+    /// Seeds of some pairs.
+    pub fn seeds(&self, indices: &[usize]) -> Vec<u64> {
+        indices.iter().map(|&i| self.first_seed.wrapping_add(i as u64)).collect()
+    }
+
     /// Some pairs: noise x1 and pictures x̂0, both `[n, c, h, w]`.
     pub fn batch(&self, indices: &[usize], device: &Device) -> (Tensor<4>, Tensor<4>) {
         let elements = self.shape.elements();
-        let seeds: Vec<u64> = indices.iter().map(|&i| self.first_seed.wrapping_add(i as u64)).collect();
+        let seeds = self.seeds(indices);
         let images = indices.iter().flat_map(|&i| &self.images[i * elements..(i + 1) * elements]);
         let x0 = flow::pictures(images.copied().collect(), indices.len(), self.shape, device);
         (flow::seeded_noise(&seeds, self.shape, device), x0)

@@ -1,7 +1,8 @@
 //! The loop that every training shares, and the folder that it keeps.
 //!
 //! A run folder has `config.toml` (as resolved), `log.jsonl` (a line a step: losses, gradient norm, learning rate),
-//! `samples-N.png` and `state.safetensors`, from which a run that was interrupted goes on.
+//! `samples-N.png`, where a student starts from a teacher `initial.txt` (which weights are the teacher's), and
+//! `state.safetensors`, from which a run that was interrupted goes on.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -160,6 +161,15 @@ impl Run {
             file::write(&path, config.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
         }
         Ok(Self { folder: folder.to_owned(), config, intervals, resume })
+    }
+
+    /// Writes a text into the folder.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn note(&self, name: &str, text: &str) -> Result<()> {
+        let path = self.folder.join(name);
+        file::write(&path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))
     }
 
     /// Trains from `start` and returns the moving average of the weights.

@@ -50,7 +50,7 @@ impl Sampler {
     }
 }
 
-/// Pictures of these seeds in order, each `shape.elements()` values in about [-1, 1]. `progress` hears how many are
+/// Pictures of these seeds in order, of the class of each seed where the network has classes, each `shape.elements()` values in about [-1, 1]. `progress` hears how many are
 /// done.
 ///
 /// # Errors
@@ -66,7 +66,8 @@ pub fn sample(
     let mut pictures = Vec::with_capacity(seeds.len() * shape.elements());
     for seeds in seeds.chunks(BATCH * device::lanes(&device)) {
         let batches = device::for_each(&device, seeds.chunks(BATCH), |seeds| {
-            let (batch, _) = sampler.run(network, flow::seeded_noise(seeds, shape, &device));
+            let network = network.with_classes_of(seeds);
+            let (batch, _) = sampler.run(&network, flow::seeded_noise(seeds, shape, &device));
             batch.try_into_vec_as::<f32>()
         });
         for batch in batches {

@@ -11,7 +11,7 @@ use traflow_graph::unet::{SConditioning, Unet};
 use crate::data::{self, Images};
 use crate::flow::{self, Dice, TimeLaw};
 use crate::initial;
-use crate::network::{Network, Times};
+use crate::network::{Dropout, Network, Times};
 use crate::optimiser::OptimiserConfig;
 use crate::picture;
 use crate::run::{self, Intervals, Progress, Run, Term, Training};
@@ -36,6 +36,9 @@ pub struct TeacherConfig {
     pub time: TimeLaw,
     /// The network.
     pub network: Unet,
+    /// Part of the values that dropout makes zero in every block.
+    #[serde(default)]
+    pub dropout: f32,
     /// The optimiser.
     pub optimiser: OptimiserConfig,
     /// What the run writes down.
@@ -56,6 +59,8 @@ pub fn train(
 ) -> Result<Network> {
     let shape = config.network.image();
     ensure!(images.shape() == shape, "the pictures are {}, the network's {shape}", images.shape());
+    ensure!((0.0..1.0).contains(&config.dropout), "dropout is a part of 1");
+    ensure!(config.network.labels == 0, "pictures are read without classes: leave out labels");
     ensure!(
         config.network.s_conditioning == SConditioning::None,
         "a teacher has no target time: leave out s_conditioning"
@@ -64,7 +69,8 @@ pub fn train(
     let autodiff = device.clone().autodiff();
     let losses = |network: &Network, dice: &Dice| {
         let x0 = batch(images, &dice.pictures(images.len()), &autodiff);
-        let loss = rectified_flow(network, x0, dice, config.time);
+        let dropout = Dropout { rate: config.dropout, seed: config.seed, first: dice.first };
+        let loss = rectified_flow(&network.with_dropout(dropout), x0, dice, config.time);
         vec![Term { name: "velocity", weight: 1.0, loss }]
     };
     let sample =

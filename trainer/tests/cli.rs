@@ -132,7 +132,7 @@ fn checkpoints_and_pairs_of_something_else_are_named() {
            s_conditioning = \"tied-mean\"\n";
     fs::write(at.join("wide.toml"), wide).unwrap();
     let line = error(at, "distill wide.toml --teacher teacher.safetensors --pairs pairs -o wide.safetensors");
-    assert!(line.contains("map_layer0.weight"), "{line}");
+    assert!(line.contains("no weight of the student has name and shape of one of its teacher's"), "{line}");
 
     // Another teacher than that of the pairs.
     fs::write(at.join("second.toml"), TEACHER.replace("seed = 1", "seed = 2")).unwrap();
@@ -190,4 +190,46 @@ fn a_full_disk_leaves_earlier_files_whole() {
     assert_eq!(fs::read(at.join("teacher.safetensors")).unwrap(), teacher);
     let left: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().starts_with(".tmp")), "{left:?}");
+}
+
+/// The golden network of DDPM++ and its inputs and outputs.
+fn golden(name: &str) -> String {
+    format!("{}/../tests/golden/import/{name}.safetensors", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_network_from_elsewhere_is_taken_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let (network, io) = (golden("ddpmpp"), golden("ddpmpp.io"));
+    let output = traflow(at, &format!("import {network} -o teacher.safetensors --check {io}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("took model.map_layer0.weight as map_layer0.weight\n"), "{text}");
+    assert!(text.contains(", left 0, missed none\n"), "{text}");
+    assert!(text.contains("largest relative error of velocity in 4 pictures: "), "{text}");
+    assert!(text.contains("largest relative error of denoised in 4 pictures: "), "{text}");
+    // What was imported is a teacher like any other; its classes are those of the seeds. (As if of EDM, since the random
+    // network's pictures are too bright otherwise.)
+    let import = format!("import {network} --preconditioning edm -o teacher.safetensors");
+    assert!(traflow(at, &import).status.success());
+    assert!(traflow(at, "pairs teacher.safetensors --count 3 --steps 1 -o pairs").status.success());
+    fs::write(at.join("student.toml"), STUDENT.replace("seed = 1", "seed = 1\ndropout = 0.1")).unwrap();
+    let distill = "distill student.toml --teacher teacher.safetensors --pairs pairs -o student.safetensors";
+    let output = traflow(at, distill);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let origins = fs::read_to_string(at.join("runs/student/initial.txt")).unwrap();
+    assert!(origins.contains("teacher to.map_layer0.weight\n"), "{origins}");
+
+    let line = error(at, &format!("import {network} --check {io} --tolerance 1e-12"));
+    assert!(line.contains("ddpmpp.io.safetensors: the network differs by "), "{line}");
+    let line = error(at, &format!("import {network} --preconditioning edm --check {io}"));
+    assert!(line.contains("more than 1e-4"), "{line}");
+    let line = error(at, &format!("import {network} --check {network}"));
+    assert!(line.ends_with("neither tensor \"t\" nor \"sigma\" is there"), "{line}");
+    let line = error(at, &format!("import {io} -o x.safetensors --preconditioning edm"));
+    assert!(line.contains("named as in none of EDM, score_sde and guided-diffusion"), "{line}");
+    let line = error(at, "import missing.safetensors -o x.safetensors");
+    assert!(line.contains("missing.safetensors: No such file"), "{line}");
+    assert!(!at.join("x.safetensors").exists());
 }

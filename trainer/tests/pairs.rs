@@ -6,7 +6,7 @@ use std::fs;
 use burn::tensor::Device;
 use traflow_graph::checkpoint::{self, Precision};
 use traflow_graph::op::Shape;
-use traflow_graph::unet::{Architecture, SConditioning, Unet};
+use traflow_graph::unet::{Architecture, Unet};
 use traflow_trainer::initial;
 use traflow_trainer::network::Network;
 use traflow_trainer::pairs::{self, Recipe, SHARD};
@@ -23,8 +23,7 @@ fn network() -> Network {
         mult: vec![1],
         blocks: 1,
         attention: vec![],
-        augment_labels: 0,
-        s_conditioning: SConditioning::None,
+        ..Unet::default()
     };
     initial::random(unet.graph().unwrap(), 1, &Device::flex())
 }

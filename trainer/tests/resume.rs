@@ -27,8 +27,7 @@ fn unet() -> Unet {
         mult: vec![1, 2],
         blocks: 1,
         attention: vec![4],
-        augment_labels: 0,
-        s_conditioning: SConditioning::None,
+        ..Unet::default()
     }
 }
 
@@ -132,7 +131,7 @@ fn an_untrained_student_is_its_teacher_where_s_is_t() {
     let (teacher, _) = teacher_and_pairs();
     let device = Device::flex();
     let student = Unet { s_conditioning: SConditioning::TiedMean, ..unet() };
-    let student = initial::from_teacher(student.graph().unwrap(), &teacher, &device).unwrap();
+    let student = initial::from_teacher(&student, &teacher, 1, &device).unwrap().0;
     let teacher = initial::from_checkpoint(&teacher, &device).unwrap();
     let x = flow::seeded_noise(&[1, 2, 3], SHAPE, &device);
     let times = flow::times(0.3, 0.3, 3, &device);

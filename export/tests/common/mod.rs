@@ -15,6 +15,7 @@ pub(crate) fn unet(size: u16, role: Role) -> Unet {
         attention: vec![size, size / 2],
         augment_labels: if teacher { 9 } else { 0 },
         s_conditioning: if teacher { SConditioning::None } else { SConditioning::TiedMean },
+        ..Unet::default()
     }
 }
 

@@ -50,6 +50,9 @@ struct Arguments {
     /// Steps from noise to picture; the model file says which numbers it offers
     #[arg(long, default_value_t = 1)]
     steps: usize,
+    /// Class of the pictures, counted from 0, where the model has classes [default: none in particular]
+    #[arg(long)]
+    class: Option<usize>,
     /// PNG file to write, all pictures in a grid
     #[arg(short, long, required_unless_present_any = ["digest", "self_test", "verify"])]
     output: Option<PathBuf>,
@@ -87,6 +90,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let digest = hex(bytes);
     let mut arena = vec![0; Engine::arena_bytes(&model)];
     let mut runner = Runner::new(model, &mut arena)?;
+    runner.set_class(arguments.class)?;
 
     let mut out = std::io::stdout();
     if arguments.self_test {
@@ -198,6 +202,16 @@ impl<'m, 'a> Runner<'m, 'a> {
         match self {
             Self::Float(engine) => engine.model().image().shape(),
             Self::Integer(engine) => engine.model().image().shape(),
+        }
+    }
+
+    fn set_class(&mut self, class: Option<usize>) -> Result<()> {
+        match self {
+            Self::Float(engine) => Ok(engine.set_class(class)?),
+            Self::Integer(_) => match class {
+                Some(_) => bail!("a file of integers has no classes"),
+                None => Ok(()),
+            },
         }
     }
 

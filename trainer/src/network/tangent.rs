@@ -6,9 +6,12 @@
 use burn::tensor::Tensor;
 use burn::tensor::activation::{sigmoid, softmax};
 use traflow_graph::graph::Node;
-use traflow_graph::op::{Op, Time};
+use traflow_graph::op::{Embedding, Op, Time};
 
-use super::{Network, Slots, Times, convolution, frequencies};
+use super::{Network, Slots, Times, convolution, frequencies, in_order, of_time};
+
+/// Step of a difference of times, which are about 1.
+const STEP: f64 = 1e-6;
 
 /// A direction of the inputs; what is `None` stands still.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +43,11 @@ impl Network {
                 Op::Image(_) => direction.x.clone(),
                 Op::Time(Time::From) => direction.t.clone().map(|t| t.reshape([-1, 1, 1, 1])),
                 Op::Time(Time::To) => direction.s.clone().map(|s| s.reshape([-1, 1, 1, 1])),
+                Op::Time(Time::Span) => match (direction.t.clone(), direction.s.clone()) {
+                    (Some(t), Some(s)) => Some(t - s),
+                    (t, s) => t.or(s.map(Tensor::neg)),
+                }
+                .map(|span| span.reshape([-1, 1, 1, 1])),
                 // Where no input moves, the output does not.
                 _ if inputs.iter().all(|(_, tangent)| tangent.is_none()) => None,
                 _ => Some(self.derivative(node, *slots, &x, times, &inputs, &value)),
@@ -65,7 +73,24 @@ impl Network {
         let moved = |i: usize| inputs[i].1.clone().unwrap_or_else(|| inputs[i].0.zeros_like());
         let weight = || self.parameters[slots.weight.expect("this operation has a weight")].value.clone();
         match node.op {
-            Op::Embedding { channels } => embedding(input(0), moved(0), channels.into()),
+            Op::Embedding { channels, kind } => {
+                let learned = slots.weight.map(|_| weight());
+                let frequencies = frequencies(channels.into(), kind, learned, &value.device());
+                embedding(input(0), moved(0), kind, frequencies)
+            }
+            Op::Coefficient(coefficient) => {
+                // In f64 a central difference is right to more digits than an f32 has.
+                let slope = |t: f64| (coefficient.at(t + STEP) - coefficient.at(t - STEP)) / (2.0 * STEP);
+                of_time(input(0), slope) * moved(0)
+            }
+            Op::Multiply => moved(0) * input(1) + input(0) * moved(1),
+            Op::ScaleShift { silu: activate } => {
+                let channels = value.dims()[1];
+                let half = |vector: Tensor<4>, i: usize| vector.narrow(1, i * channels, channels);
+                let scale = half(input(1), 0) + 1.0;
+                let along = moved(0) * scale.clone() + input(0) * half(moved(1), 0) + half(moved(1), 1);
+                if activate { silu(input(0) * scale + half(input(1), 1), along) } else { along }
+            }
             // Linear but for the bias.
             Op::Conv2d { out, kernel, residual, .. } => {
                 let none = Tensor::zeros([usize::from(out)], &value.device());
@@ -87,10 +112,13 @@ impl Network {
             Op::Silu => silu(input(0), moved(0)),
             Op::Attention { heads } => attention(input(0), moved(0), heads.into()),
             // Linear: the same operation on the tangents.
-            Op::Add { .. } | Op::Concat | Op::Downsample | Op::Upsample => {
-                self.apply(node, slots, x, times, (0..inputs.len()).map(moved).collect())
-            }
-            Op::Image(_) | Op::Time(_) | Op::Labels { .. } | Op::Constant { .. } => {
+            Op::Add { .. }
+            | Op::Concat
+            | Op::Downsample
+            | Op::Upsample
+            | Op::Blur { .. }
+            | Op::Border { .. } => self.apply(node, slots, x, times, (0..inputs.len()).map(moved).collect()),
+            Op::Image(_) | Op::Time(_) | Op::Labels { .. } | Op::Class { .. } | Op::Constant { .. } => {
                 unreachable!("a node without inputs has none that moves")
             }
         }
@@ -98,11 +126,10 @@ impl Network {
 }
 
 /// d sin(ft) = f cos(ft) dt and d cos(ft) = -f sin(ft) dt.
-fn embedding(time: Tensor<4>, moved: Tensor<4>, channels: usize) -> Tensor<4> {
-    let frequencies = frequencies(channels, &time.device());
+fn embedding(time: Tensor<4>, moved: Tensor<4>, kind: Embedding, frequencies: Tensor<4>) -> Tensor<4> {
     let angle = time * frequencies.clone();
     let moved = moved * frequencies;
-    Tensor::cat(vec![angle.clone().cos() * moved.clone(), angle.sin().neg() * moved], 1)
+    in_order(kind, angle.clone().cos() * moved.clone(), angle.sin().neg() * moved)
 }
 
 /// d(z σ(z)) = σ (1 + z (1 - σ)) dz.
