@@ -12,6 +12,7 @@ pub mod features;
 pub mod flow;
 pub mod initial;
 pub mod kernels;
+pub mod loss;
 pub mod metrics;
 pub mod network;
 pub mod optimiser;
