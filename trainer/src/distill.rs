@@ -1,19 +1,23 @@
-//! Distillation of a one-step student (eq. 12) in stages: output (eq. 8), velocity (eq. 9) and consistency (eq. 10).
-//!
-//! u(x, t, s) is the student's average velocity over [s, t] and G = x + (s - t) u its map (eq. 6').
+//! Distillation of a student in stages, each a weighted sum of losses (eq. 12); `loss` has their formulas.
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use burn::tensor::{Device, Tensor};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::ser::{Error as _, SerializeMap};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use toml::{Table, Value};
 use traflow_graph::checkpoint::Checkpoint;
 use traflow_graph::unet::{SConditioning, Unet};
 
-use crate::flow::{self, Dice, TimeLaw};
+use crate::data::Images;
+use crate::flow::Dice;
 use crate::initial;
-use crate::network::{Dropout, Network, Times};
-use crate::optimiser::OptimiserConfig;
+use crate::loss::lpips::{self, Lpips};
+use crate::loss::{Context, Divergence, Objective, Pair};
+use crate::network::{Dropout, Network};
+use crate::optimiser::{Optimiser, OptimiserConfig};
 use crate::pairs::Pairs;
 use crate::run::{self, Intervals, Progress, Run, Term, Training};
 use crate::sample::Sampler;
@@ -38,8 +42,13 @@ pub struct DistillConfig {
     /// Part of the values that dropout makes zero in every block; the same in all evaluations of a step.
     #[serde(default)]
     pub dropout: f32,
+    /// Whether pictures, and noise with them, are mirrored by chance.
+    #[serde(default)]
+    pub flips: bool,
     /// The optimiser.
     pub optimiser: OptimiserConfig,
+    /// The networks of the divergence LPIPS.
+    pub lpips: Option<lpips::Files>,
     /// What the run writes down.
     #[serde(default)]
     pub intervals: Intervals,
@@ -59,46 +68,75 @@ pub enum Initial {
     Random,
 }
 
-/// A number of steps with one sum of losses; a loss whose weight is 0 is not computed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A number of steps with one weighted sum of losses (eq. 12).
+///
+/// In a configuration each loss is a key: `output = 1.0`, or with options
+/// `output = { weight = 1.0, divergence = "pseudo-huber" }`.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
     /// Number of steps.
     pub steps: usize,
-    /// Weight of the output loss, eq. 8.
-    #[serde(default)]
-    pub output: f32,
-    /// Weight of the velocity loss, eq. 9 in its local form.
-    #[serde(default)]
-    pub velocity: f32,
-    /// Weight of the velocity loss in its form that is anchored at noise and integrated, eq. 9.
-    #[serde(default)]
-    pub anchored: f32,
-    /// Law of the times of the local velocity loss.
-    #[serde(default)]
-    pub time: TimeLaw,
-    /// Weight of the consistency loss, eq. 10.
-    #[serde(default)]
-    pub consistency: f32,
-    /// Who goes the first half of the way in the consistency loss.
-    #[serde(default)]
-    pub midpoint: Midpoint,
+    /// The losses.
+    pub losses: Vec<Loss>,
 }
 
-/// How the consistency loss goes from x_t to x_m.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Midpoint {
-    /// The student itself: x_m = G(x_t, t, m). Alone it is degenerate: the identity has no loss.
-    #[default]
-    #[serde(rename = "self")]
-    Student,
-    /// The teacher's ODE, by two steps of Euler's method.
-    Teacher,
+/// An objective and its weight; one whose weight is 0 is not computed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loss {
+    /// Factor in the sum.
+    pub weight: f64,
+    /// What is computed.
+    pub objective: Objective,
 }
 
-/// Euler steps of [`Midpoint::Teacher`].
-const TEACHER_STEPS: usize = 2;
+impl<'de> Deserialize<'de> for Stage {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut table = Table::deserialize(deserializer)?;
+        let steps = table.remove("steps").ok_or_else(|| D::Error::missing_field("steps"))?;
+        // These two also stand beside the losses that they are for.
+        for (option, loss) in [("midpoint", "consistency"), ("time", "velocity")] {
+            let Some(value) = table.remove(option) else { continue };
+            if let Some(loss) = table.get_mut(loss) {
+                let mut options = options(loss.clone());
+                options.insert(option.to_owned(), value);
+                *loss = Value::Table(options);
+            }
+        }
+        let losses = table.into_iter().map(|(name, value)| {
+            let mut options = options(value);
+            let weight = options.remove("weight").map_or(Ok(1.0), Value::try_into)?;
+            let objective = Table::from_iter([(name, Value::Table(options))]).try_into()?;
+            Ok(Loss { weight, objective })
+        });
+        let losses =
+            losses.collect::<Result<_, toml::de::Error>>().map_err(|e| D::Error::custom(e.message()))?;
+        Ok(Stage { steps: steps.try_into().map_err(D::Error::custom)?, losses })
+    }
+}
+
+/// The options of a loss; a number is its weight.
+fn options(value: Value) -> Table {
+    match value {
+        Value::Table(options) => options,
+        weight => Table::from_iter([("weight".to_owned(), weight)]),
+    }
+}
+
+impl Serialize for Stage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1 + self.losses.len()))?;
+        map.serialize_entry("steps", &self.steps)?;
+        for Loss { weight, objective } in &self.losses {
+            let named = Table::try_from(objective).map_err(S::Error::custom)?;
+            for (name, options) in named {
+                let mut options = self::options(options);
+                options.insert("weight".to_owned(), Value::from(*weight));
+                map.serialize_entry(&name, &options)?;
+            }
+        }
+        map.end()
+    }
+}
 
 impl DistillConfig {
     /// The student's network.
@@ -112,44 +150,90 @@ impl DistillConfig {
         self.stages.iter().map(|stage| stage.steps).sum()
     }
 
-    fn stage(&self, step: usize) -> Option<&Stage> {
-        let mut end = 0;
-        self.stages.iter().find(|stage| {
-            end += stage.steps;
-            step < end
+    /// The stage of a step, and the part of it that is over.
+    fn stage(&self, step: usize) -> Option<(&Stage, f32)> {
+        let mut first = 0;
+        self.stages.iter().find_map(|stage| {
+            let done = step - first;
+            first += stage.steps;
+            (step < first).then(|| (stage, done as f32 / stage.steps as f32))
         })
+    }
+
+    /// The stages as a table: steps, pictures and losses with their weights.
+    pub fn schedule(&self) -> String {
+        let mut lines = vec!["stage    steps    pictures  losses".to_owned()];
+        for (number, stage) in (1..).zip(&self.stages) {
+            let losses = stage.terms().map(|loss| format!("{} {}", loss.weight, loss.objective.name()));
+            let losses = losses.collect::<Vec<_>>().join(" + ");
+            lines.push(format!("{number:>5} {:>8} {:>11}  {losses}", stage.steps, stage.steps * self.batch));
+        }
+        lines.push(format!("  all {:>8} {:>11}", self.steps(), self.steps() * self.batch));
+        lines.join("\n")
+    }
+
+    /// # Errors
+    /// Names the stage that cannot be trained, and why.
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.steps() > 0, "the stages have no steps");
+        for (index, stage) in self.stages.iter().enumerate() {
+            let number = index + 1;
+            let losses = &stage.losses;
+            ensure!(
+                losses.iter().all(|l| l.weight.is_finite() && l.weight >= 0.0)
+                    && losses.iter().any(|l| l.weight > 0.0),
+                "stage {number}: a weight is negative, or all are 0"
+            );
+            ensure!(
+                index > 0 || stage.terms().any(|loss| !loss.objective.is_degenerate()),
+                "stage 1: consistency with the student itself alone is degenerate, the identity has no loss; \
+                 set midpoint = \"teacher\" or add another loss"
+            );
+            for loss in losses {
+                loss.objective.check().with_context(|| format!("stage {number}"))?;
+                ensure!(
+                    self.lpips.is_some() || loss.objective.divergence() != Some(Divergence::Lpips),
+                    "stage {number}: {} has the divergence lpips: name its networks in [lpips]",
+                    loss.objective.name()
+                );
+            }
+        }
+        Ok(())
     }
 }
 
-/// Trains a student on the pairs of a teacher and returns the moving average of its weights.
+impl Stage {
+    /// The losses that are computed.
+    fn terms(&self) -> impl Iterator<Item = &Loss> {
+        self.losses.iter().filter(|loss| loss.weight > 0.0)
+    }
+}
+
+/// What a student learns from.
+pub struct Lessons<'a> {
+    /// The teacher.
+    pub teacher: &'a Checkpoint,
+    /// The teacher's pairs.
+    pub pairs: &'a Pairs,
+    /// Pictures of a data set, for objectives that take noise and pictures which are independent; where there are none, the
+    /// teacher's pictures.
+    pub images: Option<&'a Images>,
+}
+
+/// Trains a student and returns the moving average of its weights.
 ///
 /// # Errors
-/// Where configuration, teacher and pairs do not fit together, or the run folder cannot be written.
+/// Where configuration, teacher, pairs and pictures do not fit together, or the run folder cannot be written.
 pub fn train(
     config: &DistillConfig,
-    teacher: &Checkpoint,
-    pairs: &Pairs,
+    lessons: &Lessons<'_>,
     run: &Run,
     device: &Device,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Network> {
     ensure!((0.0..1.0).contains(&config.dropout), "dropout is a part of 1");
-    ensure!(config.steps() > 0, "the stages have no steps");
-    for (index, stage) in config.stages.iter().enumerate() {
-        let weights = [stage.output, stage.velocity, stage.anchored, stage.consistency];
-        ensure!(
-            weights.iter().all(|w| w.is_finite() && *w >= 0.0) && weights.iter().any(|w| *w > 0.0),
-            "stage {}: a weight is negative, or all are 0",
-            index + 1
-        );
-        ensure!(
-            index > 0
-                || stage.midpoint == Midpoint::Teacher
-                || stage.output + stage.velocity + stage.anchored > 0.0,
-            "stage 1: consistency with the student itself alone is degenerate, the identity has no loss; \
-             set midpoint = \"teacher\" or add another loss"
-        );
-    }
+    let Lessons { teacher, pairs, images } = *lessons;
+    config.check()?;
     let unet = config.student(&teacher.unet);
     ensure!(
         unet.s_conditioning != SConditioning::None,
@@ -161,6 +245,10 @@ pub fn train(
         pairs.shape,
         unet.image()
     );
+    if let Some(images) = images {
+        let shape = images.shape();
+        ensure!(shape == pairs.shape, "the data set's pictures are {shape}, the pairs {}", pairs.shape);
+    }
     let start = match config.initial {
         Initial::Teacher => {
             let (network, origins) = initial::from_teacher(&unet, teacher, config.seed, device)?;
@@ -170,16 +258,37 @@ pub fn train(
         Initial::Random => initial::random(unet.graph()?, config.seed, device),
     };
     let teacher = initial::from_checkpoint(teacher, device)?;
-    let autodiff = device.clone().autodiff();
-    let losses = |student: &Network, dice: &Dice| {
-        let Some(stage) = config.stage(dice.step) else { return Vec::new() };
+    let lpips = config.lpips.as_ref().map(|files| Lpips::read(files, device)).transpose()?;
+    let losses = |student: &Network, optimiser: &Optimiser, dice: &Dice| {
+        let Some((stage, progress)) = config.stage(dice.step) else { return Vec::new() };
         let indices = dice.pictures(pairs.len());
         let (x1, x0) = pairs.batch(&indices, device);
         let seeds = pairs.seeds(&indices);
         let dropout = Dropout { rate: config.dropout, seed: config.seed, first: dice.first };
-        let (student, teacher) =
-            (student.with_classes_of(&seeds).with_dropout(dropout), teacher.with_classes_of(&seeds));
-        stage.losses(&student, &teacher, x1, x0, dice, &autodiff)
+        let of_step = |network: &Network| network.with_classes_of(&seeds).with_dropout(dropout);
+        let teacher = teacher.with_classes_of(&seeds);
+        let pictures = match images {
+            Some(images) => teacher::batch(images, &dice.pictures(images.len()), device),
+            None => x0.clone(),
+        };
+        let flip = |x: Tensor<4>| if config.flips { dice.flip(x) } else { x };
+        let context = Context {
+            student: &of_step(student),
+            stopped: &of_step(&optimiser.network),
+            average: &of_step(&optimiser.average),
+            teacher: &|x, times| teacher.forward(x, times),
+            pair: Pair { x1: flip(x1), x0: flip(x0) },
+            data: Pair { x1: dice.noise(pairs.shape, device), x0: flip(pictures) },
+            dice,
+            progress,
+            lpips: lpips.as_ref(),
+        };
+        let term = |Loss { weight, objective }: &Loss| Term {
+            name: objective.name(),
+            weight: *weight as f32,
+            loss: objective.loss(&context),
+        };
+        stage.terms().map(term).collect()
     };
     let sample =
         |network: &Network, path: &Path| teacher::preview(network, pairs.shape, Sampler::Map(1), path);
@@ -193,96 +302,103 @@ pub fn train(
     run.train(&training, start, losses, sample, progress)
 }
 
-impl Stage {
-    /// The losses of a batch of pairs; `x1` and `x0` are not tracked by autodiff.
-    fn losses(
-        &self,
-        student: &Network,
-        teacher: &Network,
-        x1: Tensor<4>,
-        x0: Tensor<4>,
-        dice: &Dice,
-        training: &Device,
-    ) -> Vec<Term> {
-        let tracked = |x: &Tensor<4>| Tensor::from_inner(x.clone());
-        let mut terms = Vec::new();
-        let mut term = |name, weight: f32, loss: &mut dyn FnMut() -> Tensor<1>| {
-            if weight > 0.0 {
-                terms.push(Term { name, weight, loss: loss() });
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(text: &str) -> Result<Stage, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    #[test]
+    fn a_loss_is_a_weight_or_a_table_of_options() {
+        let brief = stage(
+            "steps = 3\noutput = 2\nvelocity = 0.5\ntime = \"u-shaped\"\nconsistency = 1.0\nmidpoint = \"teacher\"",
+        );
+        let long = stage(
+            "steps = 3\noutput = { weight = 2.0, divergence = \"mse\" }\nvelocity = { weight = 0.5, time = \"u-shaped\" }\n\
+             consistency = { midpoint = \"teacher\" }",
+        );
+        let brief = brief.unwrap();
+        assert_eq!(brief, long.unwrap());
+        assert_eq!(brief.losses.iter().map(|loss| loss.weight).sum::<f64>(), 3.5);
+        assert_eq!(stage(&toml::to_string(&brief).unwrap()).unwrap(), brief);
+        // Names of other papers.
+        assert_eq!(
+            stage("steps = 1\nreflow = 1.0\ndistill = 1.0"),
+            stage("steps = 1\nvelocity = 1.0\noutput = 1.0")
+        );
+    }
+
+    #[test]
+    fn what_no_stage_has_is_named() {
+        for (text, reason) in [
+            ("output = 1.0", "missing field `steps`"),
+            ("steps = 1\noutputs = 1.0", "unknown variant `outputs`, expected one of `rectified-flow`"),
+            ("steps = 1\noutput = { divergance = \"mse\" }", "unknown field `divergance`"),
+            ("steps = 1\noutput = { divergence = \"l1\" }", "unknown variant `l1`"),
+            ("steps = 1\noutput = \"much\"", "invalid type: string \"much\""),
+        ] {
+            let error = stage(text).unwrap_err().to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_objective_has_one_name() {
+        let text = include_str!("../../configs/smoke-student.toml");
+        let config: DistillConfig = toml::from_str(text).unwrap();
+        let mut names = std::collections::BTreeSet::new();
+        for Loss { objective, .. } in config.stages.iter().flat_map(|stage| &stage.losses) {
+            let table = Table::try_from(objective).unwrap();
+            assert_eq!(table.keys().collect::<Vec<_>>(), [objective.name()]);
+            names.insert(objective.name());
+        }
+        assert_eq!(names.len(), 16, "the smoke test leaves one out: {names:?}");
+    }
+
+    #[test]
+    fn configurations_can_be_trained() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+        let mut count = 0;
+        for folder in [folder.join("presets"), folder] {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                let Ok(text) = std::fs::read_to_string(&path) else { continue };
+                if !text.contains("[[stage]]") {
+                    continue;
+                }
+                let config: DistillConfig = toml::from_str(&text).unwrap();
+                config.check().unwrap();
+                if let Some(network) = &config.network {
+                    network.graph().unwrap();
+                }
+                assert!(config.schedule().lines().count() == config.stages.len() + 2);
+                count += 1;
             }
+        }
+        assert!(count >= 10, "{count} configurations");
+    }
+
+    #[test]
+    fn stages_that_cannot_be_trained_are_named() {
+        let check = |stage: &str| {
+            let config = format!(
+                "seed = 1\nbatch = 2\n[optimiser]\nlearning_rate = 1e-3\n[[stage]]\nsteps = 1\n{stage}"
+            );
+            toml::from_str::<DistillConfig>(&config).unwrap().check().map_err(|error| format!("{error:#}"))
         };
-        term("output", self.output, &mut || output(student, tracked(&x1), tracked(&x0)));
-        term("velocity", self.velocity, &mut || {
-            velocity(student, tracked(&x1), tracked(&x0), dice.times(self.time, training))
-        });
-        term("anchored", self.anchored, &mut || {
-            anchored(student, tracked(&x1), tracked(&x0), dice.targets(training))
-        });
-        term("consistency", self.consistency, &mut || {
-            let times = dice.spans(&x1.device());
-            let x_t = flow::interpolate(x0.clone(), x1.clone(), times.t.clone());
-            consistency(student, teacher, x_t, &times, self.midpoint)
-        });
-        terms
+        for (stage, reason) in [
+            ("output = 0", "stage 1: a weight is negative, or all are 0"),
+            ("consistency = 1", "stage 1: consistency with the student itself alone is degenerate"),
+            ("output = { divergence = \"lpips\" }", "stage 1: output has the divergence lpips"),
+            ("cd = { grid = 0 }", "stage 1: cd: a number of steps is 0"),
+            ("boot = { step = 0.5, t_max = 0.4 }", "stage 1: boot: step 0.5 and t_max 0.4"),
+            ("annealing-reflow = { until = 0.0 }", "stage 1: annealing-reflow: until is 0"),
+        ] {
+            let error = check(stage).unwrap_err();
+            assert!(error.starts_with(reason), "{stage}: {error}");
+        }
+        check("consistency = { midpoint = \"soft\" }").unwrap();
     }
-}
-
-/// ‖G(x1, 1, 0) - x̂0‖² = ‖x1 - u(x1, 1, 0) - x̂0‖². Eq. 8.
-fn output(student: &Network, x1: Tensor<4>, x0: Tensor<4>) -> Tensor<1> {
-    let times = flow::times(1.0, 0.0, x1.dims()[0], &x1.device());
-    (flow::step(student, x1, &times) - x0).square().mean()
-}
-
-/// ‖u(x_t, t, t) - (x1 - x̂0)‖²: ∂G/∂s at s = t is u(x_t, t, t), so no derivative is taken. Eq. 9, local form.
-fn velocity(student: &Network, x1: Tensor<4>, x0: Tensor<4>, t: Tensor<1>) -> Tensor<1> {
-    let x_t = flow::interpolate(x0.clone(), x1.clone(), t.clone());
-    (student.forward(x_t, &Times { t: t.clone(), s: t }) - (x1 - x0)).square().mean()
-}
-
-/// ‖g(x1, 1, s) - x̂0‖² = ‖x1 - u(x1, 1, s) - x̂0‖², s ~ U[0, 1): the way from noise to any s lies on the straight line
-/// to x̂0. Eq. 9 anchored at (x1, 1), integrated over s, so that it needs no derivative.
-fn anchored(student: &Network, x1: Tensor<4>, x0: Tensor<4>, s: Tensor<1>) -> Tensor<1> {
-    let u = student.forward(x1.clone(), &Times { t: s.ones_like(), s });
-    (x1 - u - x0).square().mean()
-}
-
-/// ‖G(x_t, t, s) - sg G(x_m, m, s)‖² / (t - s)², m = (t + s) / 2. Eq. 10.
-///
-/// Divided by s - t the two maps are average velocities, and the target is the mean of those over the two halves:
-/// ‖u(x_t, t, s) - sg ½ (v̄ + u(x_m, m, s))‖², where x_m = x_t + (m - t) v̄. No difference of near values is divided.
-/// `x_t` and `times` are not tracked by autodiff.
-fn consistency(
-    student: &Network,
-    teacher: &Network,
-    x_t: Tensor<4>,
-    times: &Times,
-    midpoint: Midpoint,
-) -> Tensor<1> {
-    let stopped = student.map(|parameter| parameter.value.clone().inner());
-    let Times { t, s } = times.clone();
-    let m = (t.clone() + s.clone()) * 0.5;
-    let average = match midpoint {
-        Midpoint::Student => stopped.forward(x_t.clone(), &Times { t: t.clone(), s: m.clone() }),
-        Midpoint::Teacher => average_velocity(teacher, x_t.clone(), t.clone(), m.clone()),
-    };
-    let x_m = x_t.clone() + average.clone() * flow::per_picture(m.clone() - t.clone());
-    let second = stopped.forward(x_m, &Times { t: m, s: s.clone() });
-    let target = Tensor::from_inner((average + second) * 0.5);
-    let times = Times { t: Tensor::from_inner(t), s: Tensor::from_inner(s) };
-    (student.forward(Tensor::from_inner(x_t), &times) - target).square().mean()
-}
-
-/// Mean velocity of the teacher's ODE from t to m, by Euler's method.
-fn average_velocity(teacher: &Network, x_t: Tensor<4>, t: Tensor<1>, m: Tensor<1>) -> Tensor<4> {
-    let step = (m - t.clone()) / TEACHER_STEPS as f32;
-    let mut x = x_t.clone();
-    let mut time = t;
-    let mut sum = x_t.zeros_like();
-    for _ in 0..TEACHER_STEPS {
-        let v = teacher.forward(x.clone(), &Times { t: time.clone(), s: time.clone() });
-        x = x + v.clone() * flow::per_picture(step.clone());
-        time = time + step.clone();
-        sum = sum + v;
-    }
-    sum / TEACHER_STEPS as f32
 }

@@ -28,6 +28,10 @@ pub enum Stream {
     To = 3,
     /// Initial weights.
     Weights = 4,
+    /// Times between s and t.
+    Between = 5,
+    /// Which pictures are mirrored.
+    Flip = 6,
 }
 
 /// The random numbers of one step of a training, for its batch or a part of it.
@@ -112,6 +116,29 @@ impl Dice {
         let t = self.times(TimeLaw::Uniform, device);
         let s = t.clone() * self.targets(device);
         Times { t, s }
+    }
+
+    /// Numbers of U[0, 1), for a time between s and t.
+    pub fn between(&self, device: &Device) -> Tensor<1> {
+        vector(&self.uniform(Stream::Between), device)
+    }
+
+    /// Neighbours t = n/N and (n - 1)/N of a grid, n from 1 to N.
+    pub fn neighbours(&self, grid: usize, device: &Device) -> (Tensor<1>, Tensor<1>) {
+        let grid = grid as f32;
+        let from = |u: f32| (u * grid).floor().min(grid - 1.0);
+        let u = self.uniform(Stream::From);
+        let times = |shift: f32| u.iter().map(|u| (from(*u) + shift) / grid).collect::<Vec<_>>();
+        (vector(&times(1.0), device), vector(&times(0.0), device))
+    }
+
+    /// Mirrors every second picture, by chance, and the same places of every batch that it is called for.
+    pub fn flip(&self, x: Tensor<4>) -> Tensor<4> {
+        let flips: Vec<f32> =
+            self.uniform(Stream::Flip).into_iter().map(|u| f32::from(u8::from(u < 0.5))).collect();
+        let flips = per_picture(vector(&flips, &x.device()));
+        let mirrored = x.clone().flip([3]);
+        x.clone() + (mirrored - x) * flips
     }
 }
 
@@ -226,6 +253,24 @@ mod tests {
         let spans = dice.spans(&device);
         let (t, s) = (spans.t.try_into_vec_as::<f32>().unwrap(), spans.s.try_into_vec_as::<f32>().unwrap());
         assert!(t.iter().zip(&s).all(|(t, s)| (0.0..=*t).contains(s)));
+        let (t, s) = dice.neighbours(4, &device);
+        let (t, s) = (t.try_into_vec_as::<f32>().unwrap(), s.try_into_vec_as::<f32>().unwrap());
+        for time in [0.25, 0.5, 0.75, 1.0] {
+            let share = t.iter().filter(|t| **t == time).count() as f32 / t.len() as f32;
+            assert!((share - 0.25).abs() < 0.01, "{share} of the times are {time}");
+        }
+        assert!(t.iter().zip(&s).all(|(t, s)| t - s == 0.25));
+    }
+
+    #[test]
+    fn flips_mirror_half_of_the_pictures() {
+        let device = Device::flex();
+        let x = Tensor::from_data(TensorData::new([1.0f32, 2.0].repeat(1000), [1000, 1, 1, 2]), &device);
+        let dice = Dice::new(1, 0, 1000);
+        let flipped = dice.flip(x.clone()).try_into_vec_as::<f32>().unwrap();
+        let count = flipped.chunks(2).filter(|picture| *picture == [2.0, 1.0]).count();
+        assert!((400..600).contains(&count) && flipped.chunks(2).all(|p| p == [2.0, 1.0] || p == [1.0, 2.0]));
+        assert_eq!(flipped, dice.flip(x).try_into_vec_as::<f32>().unwrap());
     }
 
     #[test]

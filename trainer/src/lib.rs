@@ -13,6 +13,7 @@ pub mod flow;
 pub mod import;
 pub mod initial;
 pub mod kernels;
+pub mod loss;
 pub mod metrics;
 pub mod network;
 pub mod optimiser;

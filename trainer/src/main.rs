@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use traflow_graph::checkpoint::{self, Checkpoint, Precision, Role};
 use traflow_graph::unet::{self, SConditioning, Unet};
 use traflow_trainer::device::DeviceName;
-use traflow_trainer::distill::{self, DistillConfig};
+use traflow_trainer::distill::{self, DistillConfig, Lessons};
 use traflow_trainer::evaluate::Report;
 use traflow_trainer::features::{Features, Labelled};
 use traflow_trainer::import::{self, AttentionOrder, Imported, Preconditioning, check};
@@ -37,6 +37,7 @@ Examples:
   traflow import edm-cifar10.safetensors -o teacher.safetensors
   traflow pairs teacher.safetensors --count 8192 -o pairs
   traflow distill configs/fashion-student.toml --teacher teacher.safetensors --pairs pairs -o student.safetensors
+  traflow distill configs/fashion-student.toml --teacher teacher.safetensors --set stage.2.steps=500 --dry-run
   traflow sample student.safetensors -o grid.png
   traflow eval student.safetensors --features models/fashion-features.safetensors --steps 1,2,4"
 )]
@@ -64,9 +65,16 @@ enum Command {
 struct TrainingArgs {
     /// Configuration of the training (TOML).
     config: PathBuf,
+    /// Sets a value of the configuration, as in --set optimiser.learning_rate=1e-4 --set stage.1.steps=50; stages count
+    /// from 1.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Print the configuration as resolved, sizes and schedule, and train nothing.
+    #[arg(long)]
+    dry_run: bool,
     /// Checkpoint to write.
-    #[arg(short, long)]
-    output: PathBuf,
+    #[arg(short, long, required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
     /// Folder of logs, samples and states [default: runs/NAME-OF-CONFIG].
     #[arg(long)]
     run: Option<PathBuf>,
@@ -208,8 +216,12 @@ struct DistillArgs {
     #[arg(long)]
     teacher: PathBuf,
     /// Folder of the teacher's pairs.
+    #[arg(long, required_unless_present = "dry_run")]
+    pairs: Option<PathBuf>,
+    /// Pictures (IDX, plain or gzipped) for the objectives that take pictures independent of the noise; otherwise they
+    /// take the teacher's.
     #[arg(long)]
-    pairs: PathBuf,
+    images: Option<PathBuf>,
 }
 
 /// Draws a grid of pictures.
@@ -341,7 +353,11 @@ fn main() -> ExitCode {
 
 fn train_teacher(args: &TeacherArgs) -> Result<()> {
     let device = args.training.device.device.open()?;
-    let config: TeacherConfig = read_config(&args.training.config)?;
+    let config: TeacherConfig = args.training.read_config()?;
+    if args.training.dry_run {
+        println!("{}\n{}", toml::to_string(&config)?, Sizes::new(&config.network)?);
+        return Ok(());
+    }
     let images = data::read_images(&args.images)?;
     let run = args.training.open(&config, config.intervals.clone())?;
     let bar = Bar::new(config.steps);
@@ -428,21 +444,32 @@ fn make_pairs(args: &PairsArgs) -> Result<()> {
 
 fn train_student(args: &DistillArgs) -> Result<()> {
     let device = args.training.device.device.open()?;
-    let config: DistillConfig = read_config(&args.training.config)?;
+    let config: DistillConfig = args.training.read_config()?;
     let (teacher, digest) = read_checkpoint(&args.teacher)?;
-    ensure!(teacher.role == Role::Teacher, "{}: it is a student, not a teacher", args.teacher.display());
-    let pairs = pairs::read(&args.pairs, teacher.unet.image())?;
+    if args.training.dry_run {
+        let student = config.student(&teacher.unet);
+        config.check()?;
+        println!("{}\n{}\n\n{}", toml::to_string(&config)?, Sizes::new(&student)?, config.schedule());
+        return Ok(());
+    }
+    let folder = args.pairs.as_ref().context("no --pairs")?;
+    let pairs = pairs::read(folder, teacher.unet.image())?;
+    // A student may teach the next one, as in progressive distillation, with the pairs that it learned from.
+    let of_student = teacher.provenance.get("pairs_of").and_then(Value::as_str);
     ensure!(
-        pairs.teacher == digest,
+        pairs.teacher == digest || Some(pairs.teacher.as_str()) == of_student,
         "{}: the pairs are of another teacher than {}",
-        args.pairs.display(),
+        folder.display(),
         args.teacher.display()
     );
+    let images = args.images.as_ref().map(|path| data::read_images(path)).transpose()?;
     let run = args.training.open(&config, config.intervals.clone())?;
     let bar = Bar::new(config.steps());
-    let network = distill::train(&config, &teacher, &pairs, &run, &device, &mut |p| bar.training(p))?;
+    let lessons = Lessons { teacher: &teacher, pairs: &pairs, images: images.as_ref() };
+    let network = distill::train(&config, &lessons, &run, &device, &mut |p| bar.training(p))?;
     let provenance = [
         ("teacher", json!(digest)),
+        ("pairs_of", json!(pairs.teacher)),
         ("pairs", json!(pairs.len())),
         ("licence", teacher.provenance.get("licence").cloned().unwrap_or_default()),
         ("config", serde_json::to_value(&config)?),
@@ -574,6 +601,20 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 impl TrainingArgs {
+    /// The configuration, with the values that were set.
+    fn read_config<T: DeserializeOwned>(&self) -> Result<T> {
+        if self.set.is_empty() {
+            return read_config(&self.config);
+        }
+        let mut config: toml::Table = read_config(&self.config)?;
+        for setting in &self.set {
+            set(&mut config, setting).with_context(|| format!("--set {setting}"))?;
+        }
+        config
+            .try_into()
+            .map_err(|error: toml::de::Error| anyhow!("{}: {}", self.config.display(), error.message()))
+    }
+
     fn open(&self, config: &impl serde::Serialize, intervals: Intervals) -> Result<Run> {
         let name = self.config.file_stem().unwrap_or(self.config.as_os_str());
         let folder = self.run.clone().unwrap_or_else(|| Path::new("runs").join(name));
@@ -590,8 +631,9 @@ impl TrainingArgs {
         let mut provenance = Map::from_iter(provenance.map(|(key, value)| (key.to_owned(), value)));
         provenance.insert("command".into(), json!(command_line()));
         let checkpoint = Checkpoint { unet, role, provenance, tensors: network.tensors()? };
-        checkpoint.write(&self.output, if self.fp16 { Precision::F16 } else { Precision::F32 })?;
-        println!("{}", self.output.display());
+        let output = self.output.as_ref().context("no --output")?;
+        checkpoint.write(output, if self.fp16 { Precision::F16 } else { Precision::F32 })?;
+        println!("{}", output.display());
         Ok(())
     }
 }
@@ -603,6 +645,37 @@ fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T> {
         let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
         anyhow!("{}:{line}: {}", path.display(), error.message())
     })
+}
+
+/// Sets `key.key=value` in a configuration; a number is the place in a list, from 1. A value that is not TOML is a text.
+fn set(config: &mut toml::Table, setting: &str) -> Result<()> {
+    let (path, text) = setting.split_once('=').context("it is not KEY=VALUE")?;
+    let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok();
+    let value = parsed.and_then(|mut table| table.remove("value"));
+    let value = value.unwrap_or_else(|| toml::Value::String(text.to_owned()));
+    let (parents, last) = path.rsplit_once('.').unwrap_or(("", path));
+    let mut table = config;
+    let mut keys = parents.split('.').filter(|key| !key.is_empty());
+    while let Some(key) = keys.next() {
+        let entry = table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        table = match entry {
+            toml::Value::Array(list) => {
+                let place: usize = keys.next().and_then(|key| key.parse().ok()).unwrap_or(0);
+                let item = place.checked_sub(1).and_then(|place| list.get_mut(place));
+                item.and_then(toml::Value::as_table_mut).with_context(|| format!("{key} has no such item"))?
+            }
+            value => {
+                // A number is the weight of a loss.
+                if !value.is_table() {
+                    *value =
+                        toml::Value::Table(toml::Table::from_iter([("weight".to_owned(), value.clone())]));
+                }
+                value.as_table_mut().context("it is no table")?
+            }
+        };
+    }
+    table.insert(last.to_owned(), value);
+    Ok(())
 }
 
 /// A progress bar on stderr.

@@ -90,10 +90,14 @@ struct Signal {
 
 impl Signal {
     /// Computes the losses of some pictures and their gradient.
-    fn new(network: &Network, dice: &Dice, losses: &impl Fn(&Network, &Dice) -> Vec<Term>) -> Result<Self> {
+    fn new(
+        optimiser: &Optimiser,
+        dice: &Dice,
+        losses: &impl Fn(&Network, &Optimiser, &Dice) -> Vec<Term>,
+    ) -> Result<Self> {
         // Parts have parameters of their own: Burn goes back through graphs that share a tensor one after another.
-        let network = network.tracked();
-        let terms = losses(&network, dice);
+        let network = optimiser.network.tracked();
+        let terms = losses(&network, optimiser, dice);
         let values = terms.iter().map(|term| (term.name, term.loss.clone().inner().into_scalar::<f32>()));
         let values = values.collect();
         let total = terms.into_iter().map(|term| term.loss * term.weight).reduce(|a, b| a + b);
@@ -172,7 +176,8 @@ impl Run {
         file::write(&path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Trains from `start` and returns the moving average of the weights.
+    /// Trains from `start` and returns the moving average of the weights. `losses` is handed the network that is trained,
+    /// tracked by autodiff, the optimiser with the same weights and their average, and the numbers of some pictures.
     ///
     /// # Errors
     /// Where the batch has no equal parts, the run folder cannot be written, or gradients stop being finite.
@@ -180,7 +185,7 @@ impl Run {
         &self,
         training: &Training<'_>,
         start: Network,
-        losses: impl Fn(&Network, &Dice) -> Vec<Term> + Sync,
+        losses: impl Fn(&Network, &Optimiser, &Dice) -> Vec<Term> + Sync,
         mut sample: impl FnMut(&Network, &Path) -> Result<()>,
         progress: &mut dyn FnMut(&Progress),
     ) -> Result<Network> {
@@ -200,9 +205,8 @@ impl Run {
         let mut failures = 0;
         while optimiser.step < steps {
             let dice = Dice::new(seed, optimiser.step, batch);
-            let signals = device::for_each(&device, dice.parts(parts), |part| {
-                Signal::new(&optimiser.network, &part, &losses)
-            });
+            let signals =
+                device::for_each(&device, dice.parts(parts), |part| Signal::new(&optimiser, &part, &losses));
             let Signal { terms, gradients } = Signal::mean(signals.into_iter().collect::<Result<_>>()?)?;
             let update = optimiser.update(gradients);
             failures = if update.gradient_norm.is_finite() { 0 } else { failures + 1 };

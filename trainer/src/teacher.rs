@@ -12,7 +12,7 @@ use crate::data::{self, Images};
 use crate::flow::{self, Dice, TimeLaw};
 use crate::initial;
 use crate::network::{Dropout, Network, Times};
-use crate::optimiser::OptimiserConfig;
+use crate::optimiser::{Optimiser, OptimiserConfig};
 use crate::picture;
 use crate::run::{self, Intervals, Progress, Run, Term, Training};
 use crate::sample::{Sampler, sample};
@@ -67,7 +67,7 @@ pub fn train(
     );
     let start = initial::random(config.network.graph()?, config.seed, device);
     let autodiff = device.clone().autodiff();
-    let losses = |network: &Network, dice: &Dice| {
+    let losses = |network: &Network, _: &Optimiser, dice: &Dice| {
         let x0 = batch(images, &dice.pictures(images.len()), &autodiff);
         let dropout = Dropout { rate: config.dropout, seed: config.seed, first: dice.first };
         let loss = rectified_flow(&network.with_dropout(dropout), x0, dice, config.time);

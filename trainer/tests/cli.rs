@@ -65,6 +65,10 @@ fn the_stages_follow_each_other() {
     for command in [
         "distill student.toml --teacher teacher.safetensors --pairs pairs --fp16 -o student.safetensors",
         "sample student.safetensors --count 5 --steps 2 -o new/grid.png",
+        "sample student.safetensors --count 2 --times 1,0.3 -o uneven.png",
+        "distill student.toml --teacher student.safetensors --pairs pairs --run next -o next.safetensors \
+         --set stage.1.progressive=1.0 --images images",
+        "solvers",
         "sample teacher.safetensors --count 2 --steps 2 --solver rk45 -o teacher.png",
         "plan teacher.toml",
     ] {
@@ -73,6 +77,43 @@ fn the_stages_follow_each_other() {
         assert!(!output.stdout.is_empty(), "{command} says nothing");
     }
     assert!(at.join("new/grid.png").exists() && at.join("runs/student/log.jsonl").exists());
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_trained() {
+    let folder = folder();
+    let at = folder.path();
+    let dry = "distill student.toml --teacher teacher.safetensors --dry-run --set batch=4 \
+               --set stage.1.output.divergence=pseudo-huber --set optimiser.decay=cosine";
+    let output = traflow(at, dry);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for expected in [
+        "batch = 4\n",
+        "divergence = \"pseudo-huber\"",
+        "decay = \"cosine\"",
+        "parameters ",
+        "    1        1           4  1 output",
+    ] {
+        assert!(text.contains(expected), "{expected:?} is not in\n{text}");
+    }
+    assert!(traflow(at, "teacher teacher.toml --images images --dry-run").status.success());
+    assert!(!at.join("runs/student").exists());
+
+    for (setting, reason) in [
+        ("batch", "--set batch: it is not KEY=VALUE"),
+        ("stage.2.steps=1", "--set stage.2.steps=1: stage has no such item"),
+        ("stage.1.outputs=1", "unknown variant `outputs`"),
+        ("optimiser.rate=1", "unknown field `rate`"),
+    ] {
+        let line = error(
+            at,
+            &format!("distill student.toml --teacher teacher.safetensors --dry-run --set {setting}"),
+        );
+        assert!(line.contains(reason), "{setting}: {line}");
+    }
+    let line = error(at, "sample teacher.safetensors --times 1,0.5 -o x.png");
+    assert!(line.contains("--times is for students"), "{line}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use traflow_graph::checkpoint::{Checkpoint, Role, Tensors};
 use traflow_graph::op::Shape;
 use traflow_graph::unet::{Architecture, SConditioning, Unet};
 use traflow_trainer::data::Images;
-use traflow_trainer::distill::{self, DistillConfig};
+use traflow_trainer::distill::{self, DistillConfig, Lessons};
 use traflow_trainer::initial;
 use traflow_trainer::pairs::{self, Pairs, Recipe};
 use traflow_trainer::run::{Progress, Run};
@@ -120,8 +120,9 @@ fn a_resumed_student_is_the_student() {
     .unwrap();
     let (teacher, pairs) = teacher_and_pairs();
     let device = Device::flex();
+    let lessons = Lessons { teacher: &teacher, pairs: &pairs, images: None };
     resumed_is_whole(&config, &config.intervals, |run, progress| {
-        distill::train(&config, &teacher, &pairs, run, &device, progress)
+        distill::train(&config, &lessons, run, &device, progress)
     });
 }
 
