@@ -1,12 +1,14 @@
 //! Turns a checkpoint into a model file.
 //!
 //! At generation the times are known, so what depends on them alone is computed here ([`mod@fold`]), and so is what
-//! can be put into a convolution ([`mod@fuse`]). The file is then run by the runtime itself and compared with the
+//! can be put into a convolution ([`mod@fuse`]);
+//! and for each convolution the fastest method is chosen ([`mod@method`]). The file is then run by the runtime itself and compared with the
 //! network as it was trained ([`mod@verify`]): what this crate returns has been seen to give the right pictures.
 #![forbid(unsafe_code)]
 
 pub mod fold;
 pub mod fuse;
+pub mod method;
 pub mod network;
 pub mod reference;
 pub mod report;
@@ -21,6 +23,7 @@ use traflow_graph::write::{ModelSource, WriteError, write};
 
 use crate::fold::{FoldError, fold};
 use crate::fuse::fuse;
+use crate::method::choose;
 use crate::network::Network;
 use crate::report::{Report, precision};
 use crate::verify::{VerifyError, verify};
@@ -32,6 +35,8 @@ pub struct Options {
     pub weights: Dtype,
     /// The numbers of steps that the file offers, in any order; 1 to 16 of them.
     pub steps: Vec<u32>,
+    /// Whether convolutions may be computed by Winograd's method, which is faster and rounds more.
+    pub winograd: bool,
 }
 
 /// A model file that was verified.
@@ -69,6 +74,7 @@ pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, Ex
     let trained = Network::of(checkpoint)?;
     let folded = fold(&trained, &schedules.concat())?;
     let fused = fuse(folded)?;
+    let fused = Network { graph: choose(fused.graph, options.winograd)?, ..fused };
     let plan = plan(&fused.graph, 4);
     let file = write(&ModelSource {
         graph: &fused.graph,

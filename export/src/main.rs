@@ -38,6 +38,9 @@ struct Arguments {
         value_parser = clap::value_parser!(u32).range(1..=1000),
     )]
     steps: Vec<u32>,
+    /// Compute every convolution by its definition: slower, with smaller rounding errors and less scratch memory
+    #[arg(long)]
+    no_winograd: bool,
     /// Model file to write
     #[arg(short, long)]
     output: PathBuf,
@@ -70,7 +73,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let Arguments { checkpoint: path, output, .. } = arguments;
     let weights = if arguments.precision.f32 { Dtype::F32 } else { Dtype::F16 };
-    let options = Options { weights, steps: arguments.steps.clone() };
+    let options = Options { weights, steps: arguments.steps.clone(), winograd: !arguments.no_winograd };
     let same = path.canonicalize().is_ok_and(|path| output.canonicalize().is_ok_and(|output| path == output));
     ensure!(!same, "{} is the checkpoint itself", output.display());
 

@@ -6,6 +6,7 @@
 //! | module | holds | needs |
 //! |---|---|---|
 //! | [`op`] | the operations and their one shape rule | – |
+//! | [`winograd`] | sizes of Winograd's convolution | – |
 //! | [`noise`] | the numbers that a picture starts from: counter-based and made of integers | – |
 //! | [`model`] | the checked, zero-copy view of a model file | – |
 //! | [`graph`], [`unet`] | building a network from its configuration | `alloc` |
@@ -22,6 +23,7 @@ extern crate no_std_compat as std;
 pub mod model;
 pub mod noise;
 pub mod op;
+pub mod winograd;
 
 #[cfg(feature = "alloc")]
 pub mod graph;

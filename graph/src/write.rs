@@ -4,8 +4,10 @@ use std::prelude::v1::*;
 
 use crate::graph::Graph;
 use crate::model::{
-    ALIGN, Dtype, MAGIC, Model, ModelError, Moment, NONE, Record, VERSION, encode, seal, weight_dtype, word,
+    ALIGN, Dtype, MAGIC, Model, ModelError, Moment, NONE, Record, VERSION, encode, seal, weight_dtype,
+    weight_index, word,
 };
+use crate::op::Op;
 use crate::plan::Plan;
 
 /// What a model file is made of.
@@ -113,14 +115,20 @@ pub fn write(file: &ModelSource<'_>) -> Result<Vec<u8>, WriteError> {
             return Err(WriteError::Bias { index, name: name(), row, moments: moments.len(), found });
         }
         record[word::ROWS] = rows as u32;
+        let packed = match expected.weight {
+            Some(dimensions) if matches!(node.op, Op::Conv2d { .. }) => {
+                panels(&parameters.weight, dimensions)
+            }
+            _ => parameters.weight.clone(),
+        };
         let weight = match weight_dtype(node.op, file.weights) {
-            Dtype::F32 => bytemuck::cast_slice(&parameters.weight).to_vec(),
+            Dtype::F32 => bytemuck::cast_slice(&packed).to_vec(),
             Dtype::F16 => {
                 let half = |&w: &f32| half::f16::from_f32(w);
-                if parameters.weight.iter().any(|w| !half(w).is_finite()) {
+                if packed.iter().any(|w| !half(w).is_finite()) {
                     return Err(WriteError::Range { index, name: name() });
                 }
-                parameters.weight.iter().flat_map(|w| half(w).to_le_bytes()).collect()
+                packed.iter().flat_map(|w| half(w).to_le_bytes()).collect()
             }
         };
         if parameters.weight.iter().chain(&parameters.bias).any(|number| !number.is_finite()) {
@@ -147,6 +155,17 @@ pub fn write(file: &ModelSource<'_>) -> Result<Vec<u8>, WriteError> {
     seal(bytemuck::cast_slice_mut(blocks));
     Model::new(bytemuck::cast_slice(blocks))?;
     Ok(bytemuck::cast_slice(blocks).to_vec())
+}
+
+/// A convolution's weight `[out, in, kernel, kernel]` in the order of a file, [`weight_index`].
+pub fn panels(weight: &[f32], [outs, channels, height, width]: [usize; 4]) -> Vec<f32> {
+    let taps = height * width;
+    let mut packed = vec![0.0; weight.len()];
+    for (i, &weight) in weight.iter().enumerate() {
+        let place = [i / taps / channels, i / taps % channels, i % taps];
+        packed[weight_index([outs, channels, taps], place)] = weight;
+    }
+    packed
 }
 
 /// Sections and tensors one after the other, each in whole blocks of 64 bytes. Words keep the bytes aligned.
@@ -184,7 +203,7 @@ mod tests {
     use crate::graph::Builder;
     use crate::model::Weights;
     use crate::noise::Noise;
-    use crate::op::{Op, Shape};
+    use crate::op::{Method, Shape};
     use crate::plan::plan;
     use proptest::prelude::*;
 
@@ -198,7 +217,8 @@ mod tests {
         let h = g.push("norm", Op::GroupNorm { groups: 2, epsilon: 1e-6, silu: true }, &[h]);
         let a = g.conv2d("qkv", h, 18, 1);
         let a = g.push("attention", Op::Attention { heads: 2 }, &[a]);
-        let residual = Op::Conv2d { out: 6, kernel: 1, bias: false, residual: Some(0.5) };
+        let residual =
+            Op::Conv2d { out: 6, kernel: 1, bias: false, residual: Some(0.5), method: Method::Direct };
         let h = g.push("proj", residual, &[a, h]);
         let down = g.push("down", Op::Downsample, &[h]);
         let down = g.silu("silu", down);
@@ -276,10 +296,14 @@ mod tests {
                 assert_eq!(node.offset(), plan.offsets[index].map(|offset| offset as usize));
                 let inputs = expected.inputs.iter().map(|v| graph.nodes()[v.index()].name.as_str());
                 assert!(node.inputs().map(|input| input.name()).eq(inputs));
+                let in_order = match expected.op {
+                    Op::Conv2d { .. } => panels(&parameters.weight, node.parameters().weight.unwrap()),
+                    _ => parameters.weight.clone(),
+                };
                 match node.weight() {
-                    Weights::F32(weight) => assert_eq!(weight, parameters.weight),
+                    Weights::F32(weight) => assert_eq!(weight, in_order),
                     Weights::F16(weight) => {
-                        let rounded = parameters.weight.iter().map(|&w| half::f16::from_f32(w).to_bits());
+                        let rounded = in_order.iter().map(|&w| half::f16::from_f32(w).to_bits());
                         assert!(weight.iter().copied().eq(rounded));
                     }
                 }
@@ -377,10 +401,10 @@ mod tests {
             error(&|r| r[11] = 64),
             "node 3 (shift): its weight lies outside the file, or not where the tensor before it ends"
         );
-        blocks[0][2] = 2;
+        blocks[0][2] = 1;
         assert_eq!(
             Model::new(bytemuck::cast_slice(&blocks)).unwrap_err().to_string(),
-            "it has format version 2, this program reads version 1"
+            "it has format version 1, this program reads version 2"
         );
     }
 
@@ -441,7 +465,7 @@ mod tests {
         fn any_bytes_are_an_error(mut blocks in prop::collection::vec(any::<[u32; 16]>(), 1..20)) {
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut blocks);
             bytes[..8].copy_from_slice(&MAGIC);
-            bytes[8..12].copy_from_slice(&[1, 0, 0, 0]);
+            bytes[8..12].copy_from_slice(&[2, 0, 0, 0]);
             seal(bytes);
             prop_assert!(Model::new(bytes).is_err());
         }

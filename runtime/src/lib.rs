@@ -15,15 +15,23 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
+mod cpu;
 mod engine;
 pub mod kernels;
 mod math;
+pub mod simd;
+mod tiles;
+mod vector;
 
+pub use cpu::Cpu;
+#[cfg(feature = "threads")]
+pub use cpu::ThreadsError;
 pub use engine::{Engine, EngineError, Steps};
-pub use traflow_graph::model::{Aligned, Model, ModelError};
+pub use simd::{Isa, IsaError};
+pub use traflow_graph::model::{Aligned, Model, ModelError, Node};
 pub use traflow_graph::op::Shape;

@@ -5,7 +5,7 @@ use std::prelude::v1::*;
 
 use super::{SConditioning, Unet};
 use crate::graph::{Builder, Graph, GraphError, Value};
-use crate::op::{Op, Time};
+use crate::op::{Method, Op, Time};
 
 /// Added to the variance of every group norm.
 const EPSILON: f32 = 1e-6;
@@ -95,7 +95,8 @@ fn time(g: &mut Builder, unet: &Unet) -> Value {
         let time = g.time(time);
         let mut e = g.push("map_noise", Op::Embedding { channels: unet.base }, &[time]);
         if let Some(labels) = labels {
-            let op = Op::Conv2d { out: unet.base, kernel: 1, bias: false, residual: None };
+            let op =
+                Op::Conv2d { out: unet.base, kernel: 1, bias: false, residual: None, method: Method::Direct };
             let augment = g.push("map_augment", op, &[labels]);
             e = g.add("map_sum", e, augment, 1.0);
         }
