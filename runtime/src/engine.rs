@@ -72,7 +72,7 @@ impl<'m, 'a> Engine<'m, 'a> {
         }
         let (values, scratch) = split(&model, arena)?;
         // Both are aligned to 64 bytes, and whole numbers of them.
-        let [values, scratch] = [values, scratch].map(|bytes| bytemuck::cast_slice_mut(bytes));
+        let [values, scratch] = [values, scratch].map(bytemuck::cast_slice_mut);
         Ok(Self { model, values, scratch })
     }
 

@@ -219,9 +219,9 @@ fn whole_panel<X: Element>(
                 let x = [pixel[quad].map(|x| x.short().wrapping_sub(zero as i16)); PANEL];
                 let x = x.as_flattened();
                 let mut next = *sums;
-                for i in 0..2 * PANEL {
+                for (i, sum) in next.iter_mut().enumerate() {
                     let product = |i: usize| i32::from(weights[i]).wrapping_mul(x[i].into());
-                    next[i] = next[i].wrapping_add(product(2 * i).wrapping_add(product(2 * i + 1)));
+                    *sum = sum.wrapping_add(product(2 * i).wrapping_add(product(2 * i + 1)));
                 }
                 *sums = next;
             }

@@ -33,10 +33,25 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, q: i32) {
-        self.count += 1;
-        self.sum += i64::from(q);
-        self.squares += u64::from((q * q) as u32);
+    /// Of the channels from `first` of all pixels.
+    fn of(x: Values<'_>, channels: usize, first: usize, of_group: usize) -> Self {
+        match x {
+            Values::Narrow(x) => Self::of_elements(x, channels, first, of_group),
+            Values::Wide(x) => Self::of_elements(x, channels, first, of_group),
+        }
+    }
+
+    fn of_elements<T: Copy + Into<i32>>(x: &[T], channels: usize, first: usize, of_group: usize) -> Self {
+        let mut sums = Self::default();
+        for pixel in x.chunks_exact(channels) {
+            for &q in &pixel[first..first + of_group] {
+                let q: i32 = q.into();
+                sums.sum += i64::from(q);
+                sums.squares += u64::from((q * q) as u32);
+            }
+            sums.count += of_group as u64;
+        }
+        sums
     }
 
     /// Factor and bias of a channel of the group: `(q · factor + bias) >> 16` is the channel's output.
@@ -69,12 +84,8 @@ impl GroupNorm<'_> {
         let pixels = self.y.len() / channels;
         for (group, &epsilon) in self.epsilon.iter().enumerate() {
             let first = group * of_group;
-            let mut sums = Sums::default();
-            for pixel in 0..pixels {
-                for index in pixel * channels + first..pixel * channels + first + of_group {
-                    sums.add(self.x.map_or_else(|| self.y.get(index), |x| x.get(index)));
-                }
-            }
+            let x = self.x.unwrap_or(self.y.values());
+            let sums = Sums::of(x, channels, first, of_group);
             for channel in first..first + of_group {
                 let (gain, bias) = (self.gain[channel], long(self.bias[channel]));
                 self.scratch[channel] = sums.affine(long(epsilon), gain, self.gain_shift, bias);
