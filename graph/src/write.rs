@@ -13,7 +13,7 @@ use crate::plan::Plan;
 /// What a model file is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelSource<'a> {
-    /// The network, without nodes that compute on time: they are [`Op::Constant`](crate::op::Op::Constant).
+    /// The network, without nodes that compute on time: they are [`Op::Constant`].
     pub graph: &'a Graph,
     /// Its plan, for values of 4 bytes.
     pub plan: &'a Plan,

@@ -7,8 +7,13 @@
 Written from the formulas of the papers and from the names in published files; computed in f64.
 """
 
+import collections
+import io
 import json
+import pickle
 import sys
+import types
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -264,10 +269,49 @@ def make(config, precond, seed):
     for row, place in enumerate([0, 2, 1]):
         labels[row, place % max(count, 1)] = 1
     v = velocity(network, precond, x_t.astype(float), t.astype(float), labels.astype(float))
-    io = dict(x_t=x_t, t=t, velocity=v, denoised=x_t - t[:, None, None, None] * v)
+    outputs = dict(x_t=x_t, t=t, velocity=v, denoised=x_t - t[:, None, None, None] * v)
     if count:
-        io["labels"] = labels
-    return p.tensors, {name: np.asarray(value, np.float32) for name, value in io.items()}
+        outputs["labels"] = labels
+    return p.tensors, {name: np.asarray(value, np.float32) for name, value in outputs.items()}
+
+
+def save_pt(path, tensors):
+    """What torch.save writes of a training's state, without PyTorch: a pickle and the storages that it names."""
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+
+    def rebuild(*arguments):
+        raise NotImplementedError
+
+    rebuild.__module__, rebuild.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+    utils._rebuild_tensor_v2 = rebuild
+    torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
+    sys.modules.update({"torch": torch, "torch._utils": utils})
+
+    class Tensor:
+        def __init__(self, key, value):
+            self.key, self.value = key, np.ascontiguousarray(value, np.float32)
+
+        def __reduce__(self):
+            strides = tuple(stride // 4 for stride in self.value.strides)
+            storage = Storage(("storage", torch.FloatStorage, self.key, "cpu", self.value.size))
+            return rebuild, (storage, 0, self.value.shape, strides, False, collections.OrderedDict())
+
+    class Storage:
+        def __init__(self, identifier):
+            self.identifier = identifier
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return value.identifier if isinstance(value, Storage) else None
+
+    tensors = {name: Tensor(str(key), value) for key, (name, value) in enumerate(tensors.items())}
+    data = io.BytesIO()
+    Pickler(data, 2).dump({"step": 7, "model": collections.OrderedDict(tensors)})
+    with zipfile.ZipFile(path, "w") as file:
+        entries = {"data.pkl": data.getvalue(), "version": b"3\n"}
+        entries.update({f"data/{t.key}": t.value.tobytes() for t in tensors.values()})
+        for name, content in entries.items():
+            file.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
 
 
 SONG = dict(img_resolution=8, img_channels=1, model_channels=8, channel_mult=[1, 2], num_blocks=1)
@@ -290,20 +334,22 @@ def main():
             tensors = {name.removeprefix("model."): file.get_tensor(name) for name in file.keys()}
             metadata = file.metadata()
         with safe_open(sys.argv[2], "np") as file:
-            io = {name: file.get_tensor(name).astype(float) for name in file.keys()}
+            known = {name: file.get_tensor(name).astype(float) for name in file.keys()}
         p = lambda name, shape, value=None: tensors[name].astype(float)
         network = Network(json.loads(metadata["config"]), p)
-        labels = io.get("labels", np.zeros((len(io["t"]), 1)))
-        v = velocity(network, metadata["precond"], io["x_t"], io["t"], labels)
-        error = np.abs(v - io["velocity"]).max((1, 2, 3)) / np.abs(io["velocity"]).max((1, 2, 3))
+        labels = known.get("labels", np.zeros((len(known["t"]), 1)))
+        v = velocity(network, metadata["precond"], known["x_t"], known["t"], labels)
+        error = np.abs(v - known["velocity"]).max((1, 2, 3)) / np.abs(known["velocity"]).max((1, 2, 3))
         print("largest relative errors of velocity", error)
         return
     folder = Path(__file__).parent
     for seed, (name, (config, precond)) in enumerate(CASES.items()):
-        tensors, io = make(config, precond, 10 * seed)
+        tensors, outputs = make(config, precond, 10 * seed)
         tensors = {"model." + name: np.ascontiguousarray(value) for name, value in tensors.items()}
         save_file(tensors, folder / f"{name}.safetensors", {"precond": precond, "config": json.dumps(config)})
-        save_file(io, folder / f"{name}.io.safetensors")
+        save_file(outputs, folder / f"{name}.io.safetensors")
+        if name == "skip":
+            save_pt(folder / "skip.pt", tensors)
 
 
 if __name__ == "__main__":
