@@ -347,6 +347,19 @@ fn score_sdes_names_are_the_same_network() {
     }
 }
 
+/// The same weights as torch.save writes a training's state: under a key, among other things.
+#[test]
+fn files_of_pytorch_are_read() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/import/skip.pt");
+    let (texts, tensors) = import::read(&path).unwrap();
+    assert!(tensors.contains_key("model.model.map_layer0.weight"), "{:?}", tensors.keys().next());
+    let options = import::Options { preconditioning: Some(Preconditioning::Edm), ..options() };
+    let imported = import::import(&texts, tensors, &options).unwrap();
+    let safetensors = import("skip");
+    assert_eq!(imported.unet, safetensors.unet);
+    assert!(imported.tensors == safetensors.tensors, "other weights");
+}
+
 /// v(x, t) = -F(x, 999 (1 - t)).
 #[test]
 fn rectified_flows_run_the_other_way() {

@@ -6,6 +6,8 @@
 //! and values and a few factors.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,6 +21,7 @@ pub mod check;
 mod edm;
 mod guided;
 mod score_sde;
+mod torch;
 
 /// What the file does not say of itself.
 #[derive(Clone, Debug, Default)]
@@ -244,11 +247,17 @@ fn reorder(values: Vec<f32>, rows: usize, order: Rows, heads: usize) -> Vec<f32>
     places.flat_map(|place| values[place * row..][..row].iter().copied()).collect()
 }
 
-/// Reads the tensors of a file and what it says of them.
+/// Reads the tensors of a safetensors or PyTorch file and what it says of them.
 ///
 /// # Errors
 /// Where the file cannot be read.
 pub fn read(path: &Path) -> Result<(Texts, Tensors)> {
+    let mut start = [0; 2];
+    let known = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    // A zip archive, or a pickle of version 2 and later: torch.save's two formats.
+    if known.is_ok() && (start == *b"PK" || (start[0] == 0x80 && start[1] < 6)) {
+        return Ok((Texts::new(), torch::read(path)?));
+    }
     Ok(checkpoint::read_tensors(path)?)
 }
 

@@ -99,7 +99,7 @@ struct TeacherArgs {
 /// Takes a teacher from elsewhere: EDM, score_sde, RectifiedFlow, SlimFlow or guided-diffusion.
 #[derive(Args)]
 struct ImportArgs {
-    /// Weights (safetensors).
+    /// Weights (safetensors, or what torch.save wrote).
     weights: PathBuf,
     /// Checkpoint to write.
     #[arg(short, long, required_unless_present = "check")]
