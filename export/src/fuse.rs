@@ -58,7 +58,7 @@ fn sum(nodes: &mut [Node], parameters: &mut [Parameters], index: usize, scale: f
     let (late, early) = if a > b { (a, b) } else { (b, a) };
     for (conv, other) in [(late, early), (early, late)] {
         let (conv_node, other_node) = (&nodes[conv.index()], &nodes[other.index()]);
-        let Op::Conv2d { out, kernel, bias, residual: None } = conv_node.op else { continue };
+        let Op::Conv2d { out, kernel, bias, residual: None, method } = conv_node.op else { continue };
         if conv_node.shape != nodes[index].shape || !read_once(nodes, conv) {
             continue;
         }
@@ -67,10 +67,10 @@ fn sum(nodes: &mut [Node], parameters: &mut [Parameters], index: usize, scale: f
             let parameters = &mut parameters[conv.index()];
             parameters.bias = add_rows(&parameters.bias, &constant.bias);
             parameters.per_moment |= constant.per_moment;
-            Op::Conv2d { out, kernel, bias: true, residual: None }
+            Op::Conv2d { out, kernel, bias: true, residual: None, method }
         } else if residuals && other_node.shape == conv_node.shape && conv_node.inputs[0] != other {
             // A file has no nodes that read one value twice.
-            Op::Conv2d { out, kernel, bias, residual: Some(scale) }
+            Op::Conv2d { out, kernel, bias, residual: Some(scale), method }
         } else {
             continue;
         };
@@ -141,7 +141,7 @@ mod tests {
     use traflow_graph::graph::Builder;
     use traflow_graph::model::Dtype;
     use traflow_graph::noise::Noise;
-    use traflow_graph::op::{Shape, Time};
+    use traflow_graph::op::{Method, Shape, Time};
     use traflow_graph::plan::plan;
     use traflow_graph::write::{ModelSource, write};
 
@@ -183,7 +183,7 @@ mod tests {
     }
 
     fn conv(residual: Option<f32>) -> Op {
-        Op::Conv2d { out: 4, kernel: 3, bias: true, residual }
+        Op::Conv2d { out: 4, kernel: 3, bias: true, residual, method: Method::Direct }
     }
 
     const X: Shape = Shape::new(4, 6, 5);
@@ -194,7 +194,7 @@ mod tests {
         let x = g.image(X);
         let t = g.time(Time::From);
         let e = g.linear("linear", t, 4);
-        let unbiased = Op::Conv2d { out: 4, kernel: 3, bias: false, residual: None };
+        let unbiased = Op::Conv2d { out: 4, kernel: 3, bias: false, residual: None, method: Method::Direct };
         let h = g.push("first", unbiased, &[x]);
         let h = g.add("shift", h, e, 0.5);
         let h = g.conv2d("second", h, 4, 3);

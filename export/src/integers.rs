@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde_json::{Value, json};
 use traflow_graph::checkpoint::Checkpoint;
-use traflow_graph::model::{Dtype, Model, ModelError, Moment};
+use traflow_graph::model::{Dtype, Model, ModelError, Moment, VERSION_OF_INTEGERS};
 use traflow_graph::op::Op;
 use traflow_graph::plan::plan_integers;
-use traflow_graph::write::{IntegerNode, IntegerSource, VERSION_OF_INTEGERS, write_integers};
+use traflow_graph::write::{IntegerNode, IntegerSource, write_integers};
 use traflow_runtime::kernels::int8::Values;
 use traflow_runtime::{EngineError, IntegerEngine};
 

@@ -1,8 +1,9 @@
 //! Turns a checkpoint into a model file.
 //!
 //! At generation the times are known, so what depends on them alone is computed here ([`mod@fold`]), and so is what
-//! can be put into a convolution ([`mod@fuse`]). The file is then run by the runtime itself and compared with the
-//! network as it was trained ([`mod@verify`]): what this crate returns has been seen to give the right pictures.
+//! can be put into a convolution ([`mod@fuse`]); and for each convolution the fastest method is chosen ([`mod@method`]).
+//! The file is then run by the runtime itself and compared with the network as it was trained ([`mod@verify`]): what this
+//! crate returns has been seen to give the right pictures.
 //!
 //! For other runtimes a checkpoint becomes an ONNX file ([`mod@onnx`]).
 #![forbid(unsafe_code)]
@@ -12,6 +13,7 @@ pub mod fold;
 pub mod fuse;
 pub mod integer;
 pub mod integers;
+pub mod method;
 pub mod network;
 pub mod onnx;
 pub mod quality;
@@ -23,12 +25,13 @@ pub mod verify;
 use serde_json::{Value, json};
 use traflow_graph::checkpoint::{Checkpoint, CheckpointError};
 use traflow_graph::graph::GraphError;
-use traflow_graph::model::{Dtype, Moment};
+use traflow_graph::model::{Dtype, Moment, VERSION};
 use traflow_graph::plan::plan;
-use traflow_graph::write::{ModelSource, WriteError, version, write};
+use traflow_graph::write::{ModelSource, WriteError, write};
 
 use crate::fold::{FoldError, fold};
 use crate::fuse::fuse;
+use crate::method::choose;
 use crate::network::Network;
 use crate::onnx::OnnxError;
 use crate::report::{Report, precision};
@@ -41,6 +44,8 @@ pub struct Options {
     pub weights: Dtype,
     /// The numbers of steps that the file offers, in any order; 1 to 16 of them.
     pub steps: Vec<u32>,
+    /// Whether convolutions may be computed by Winograd's method, which is faster and rounds more.
+    pub winograd: bool,
 }
 
 /// A model file that was verified.
@@ -82,16 +87,16 @@ pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, Ex
     let trained = Network::of(checkpoint)?;
     let folded = fold(&trained, &schedules.concat())?;
     let fused = fuse(folded)?;
+    let fused = Network { graph: choose(fused.graph, options.winograd)?, ..fused };
     let plan = plan(&fused.graph, 4);
     let parameters = fused.single();
-    let format = version(&fused.graph, &parameters);
     let file = write(&ModelSource {
         graph: &fused.graph,
         plan: &plan,
         schedules: &schedules,
         parameters: &parameters,
         weights: options.weights,
-        provenance: &provenance(checkpoint, &made(format, options.weights, &schedules)),
+        provenance: &provenance(checkpoint, &made(VERSION, options.weights, &schedules)),
     })?;
     let differences = verify(&trained, &fused, &file, options.weights, &schedules)?;
     let report = Report::new(&trained, &fused, &plan, options.weights, file.len(), differences);

@@ -43,6 +43,9 @@ struct Arguments {
     steps: Vec<u32>,
     #[command(flatten)]
     calibration: Calibration,
+    /// Compute every convolution by its definition: slower, with smaller rounding errors and less scratch memory
+    #[arg(long)]
+    no_winograd: bool,
     /// Model file to write
     #[arg(short, long, value_name = "FILE", requires = "Precision", required_unless_present = "onnx")]
     output: Option<PathBuf>,
@@ -200,7 +203,8 @@ fn exported(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<(Vec<u8>, 
         return Ok((file, report.json(), report.to_string()));
     }
     let weights = if *single { Dtype::F32 } else { Dtype::F16 };
-    let Exported { file, report } = export(checkpoint, &Options { weights, steps })?;
+    let Exported { file, report } =
+        export(checkpoint, &Options { weights, steps, winograd: !arguments.no_winograd })?;
     Ok((file, report.json(), report.to_string()))
 }
 

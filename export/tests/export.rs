@@ -21,7 +21,7 @@ fn checkpoints() -> Vec<Checkpoint> {
 }
 
 fn options(weights: Dtype, steps: &[u32]) -> Options {
-    Options { weights, steps: steps.to_vec() }
+    Options { weights, steps: steps.to_vec(), winograd: true }
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn a_file_says_where_it_comes_from_and_how_large_it_is() {
     let provenance: serde_json::Value = serde_json::from_str(model.provenance()).unwrap();
     let expected = serde_json::json!({
         "checkpoint": { "licence": "MIT" },
-        "export": { "format": 1, "precision": "fp16", "steps": [1, 2] },
+        "export": { "format": 3, "precision": "fp16", "steps": [1, 2] },
         "network": checkpoint.unet,
         "role": "student",
     });

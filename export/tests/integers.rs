@@ -12,7 +12,7 @@ use traflow_graph::checkpoint::Role;
 use traflow_graph::graph::{Builder, Node};
 use traflow_graph::model::{Model, seal};
 use traflow_graph::noise::Noise;
-use traflow_graph::op::{Op, Shape};
+use traflow_graph::op::{Method, Op, Shape};
 use traflow_runtime::kernels::int8::Values;
 use traflow_runtime::{Engine, EngineError, IntegerEngine, SelfTestError, digest};
 
@@ -33,7 +33,8 @@ fn bytes(blocks: &[[u32; 16]]) -> &[u8] {
 fn network() -> Network {
     let mut g = Builder::new();
     let norm = |groups, silu| Op::GroupNorm { groups, epsilon: 1e-5, silu };
-    let residual = |out, kernel| Op::Conv2d { out, kernel, bias: true, residual: Some(0.7) };
+    let residual =
+        |out, kernel| Op::Conv2d { out, kernel, bias: true, residual: Some(0.7), method: Method::Direct };
     let x = g.image(Shape::new(2, 6, 10));
     let time = g.push("time", Op::Constant { channels: 5 }, &[]);
     let first = g.conv2d("first", x, 5, 3);
@@ -115,7 +116,8 @@ fn students_and_teachers_become_integers() {
         let share: f64 = report.nodes.iter().map(|node| node.value_share + node.weight_share).sum();
         assert!((share - 1.0).abs() < 1e-9);
         assert_eq!(export(&checkpoint, &options(&[2, 1])).unwrap().file, file);
-        let single = traflow_export::Options { weights: Default::default(), steps: vec![1, 2] };
+        let single =
+            traflow_export::Options { weights: Default::default(), steps: vec![1, 2], winograd: true };
         let single = traflow_export::export(&checkpoint, &single).unwrap();
         assert!(2 * report.arena_bytes < single.report.arena_bytes as usize);
     }
@@ -173,7 +175,7 @@ fn a_file_tests_itself() {
 fn each_engine_refuses_the_other_kind() {
     let checkpoint = checkpoint(unet(8, Role::Student), Role::Student);
     let integers = export(&checkpoint, &options(&[1])).unwrap().file;
-    let single = traflow_export::Options { weights: Default::default(), steps: vec![1] };
+    let single = traflow_export::Options { weights: Default::default(), steps: vec![1], winograd: true };
     let single = traflow_export::export(&checkpoint, &single).unwrap().file;
     let (integers, single) = (aligned(&integers), aligned(&single));
     let mut arena = vec![0; 1 << 20];

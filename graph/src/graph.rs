@@ -3,7 +3,7 @@
 use core::fmt;
 use std::prelude::v1::*;
 
-use crate::op::{Op, OpError, Parameters, Shape, Time};
+use crate::op::{Method, Op, OpError, Parameters, Shape, Time};
 
 /// The output of a node, by the node's place in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -225,7 +225,7 @@ impl Builder {
 
     /// A convolution with bias.
     pub fn conv2d(&mut self, name: &str, x: Value, out: u16, kernel: u8) -> Value {
-        self.push(name, Op::Conv2d { out, kernel, bias: true, residual: None }, &[x])
+        self.push(name, Op::Conv2d { out, kernel, bias: true, residual: None, method: Method::Direct }, &[x])
     }
 
     /// A linear layer on a vector, which is a 1×1 convolution.

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`op`] | the operations and their one shape rule | – |
 //! | [`coefficient`] | numbers that follow from a time alone | – |
+//! | [`winograd`] | sizes of Winograd's convolution | – |
 //! | [`noise`] | the numbers that a picture starts from: counter-based and made of integers | – |
 //! | [`quant`] | what a network of 8-bit integers computes with | – |
 //! | [`model`] | the checked, zero-copy view of a model file | – |
@@ -26,6 +27,7 @@ pub mod model;
 pub mod noise;
 pub mod op;
 pub mod quant;
+pub mod winograd;
 
 #[cfg(feature = "alloc")]
 pub mod graph;

@@ -14,8 +14,9 @@
 
 use core::fmt;
 
-use crate::op::{Op, OpError, Parameters, Shape};
+use crate::op::{Method, Op, OpError, Parameters, Shape};
 use crate::quant::{self, Context, Integers};
+use crate::winograd::Winograd;
 
 #[cfg(target_endian = "big")]
 compile_error!("model files are little-endian and are read without a copy");
@@ -23,8 +24,11 @@ compile_error!("model files are little-endian and are read without a copy");
 /// The first eight bytes of a model file.
 pub const MAGIC: [u8; 8] = *b"TRAFLOW\0";
 
-/// The newest version of the format. Files of the versions before it are read as well.
-pub const VERSION: u16 = 2;
+/// Version of the format that files of f32 and f16 have.
+pub const VERSION: u16 = 3;
+
+/// Version of the format that files of integers have.
+pub const VERSION_OF_INTEGERS: u16 = 1;
 
 /// Sections and tensors of a file and values of the arena begin at multiples of this many bytes.
 pub const ALIGN: usize = 64;
@@ -35,8 +39,9 @@ pub const MAX_NODES: usize = 4096;
 /// The most schedules of a file.
 pub const MAX_SCHEDULES: usize = 16;
 
-/// Output channels that a convolution computes together.
-pub const OUT_BLOCK: usize = 4;
+/// Output channels of a panel of a convolution's weights. A row of a panel is a whole number of vectors of every
+/// processor: of 16, 8 or 4 lanes.
+pub const PANEL: usize = 16;
 
 /// How far a blur reaches to each side.
 pub const BLUR_REACH: usize = 2;
@@ -81,17 +86,37 @@ pub struct Moment {
 
 /// Bytes of scratch memory that a node's kernel needs where values have `element_bytes` an element.
 ///
-/// Attention keeps one row of scores. A convolution keeps the weights of [`OUT_BLOCK`] output channels, widened from
-/// 16 to 32 bits. A blur keeps one row between borders of [`BLUR_REACH`].
+/// Attention keeps the keys of a head in panels, and the scores of [`QUERIES`] pixels. A norm keeps two numbers of each
+/// channel. A direct convolution of 3×3 keeps a pixel of zeros, and Winograd's what [`Winograd`] says. A blur keeps one row
+/// between borders of [`BLUR_REACH`].
 pub fn scratch_bytes(op: Op, inputs: &[Shape], element_bytes: usize) -> u64 {
-    match (op, inputs) {
-        (Op::Attention { .. }, &[x]) => x.pixels() as u64 * 4,
-        (Op::Blur { .. }, &[x]) => (u64::from(x.width) + 2 * BLUR_REACH as u64) * 4,
-        (Op::Conv2d { kernel, .. }, &[x, ..]) if element_bytes == 4 => {
-            (OUT_BLOCK * 4) as u64 * u64::from(x.channels) * u64::from(kernel).pow(2)
+    let elements = match (op, inputs) {
+        (Op::Attention { heads }, &[x]) => {
+            let keys = x.pixels().next_multiple_of(PANEL);
+            keys as u64 * u64::from(x.channels / 3 / heads.max(1)) + (QUERIES * x.pixels()) as u64
         }
+        _ if element_bytes != 4 => 0,
+        (Op::Blur { .. }, &[x]) => (u64::from(x.width) + 2 * BLUR_REACH as u64) * u64::from(x.channels),
+        (Op::GroupNorm { .. }, &[x]) => 2 * u64::from(x.channels),
+        (Op::Conv2d { out, kernel, method, .. }, &[x, ..]) => match Winograd::new(method, x, out) {
+            Some(winograd) => winograd.scratch_elements() as u64,
+            None if kernel == 3 => x.channels.into(),
+            None => 0,
+        },
         _ => 0,
-    }
+    };
+    elements * 4
+}
+
+/// Pixels whose scores attention computes together.
+pub const QUERIES: usize = 8;
+
+/// Where the weight of an output channel, a tap and an input channel lies in a convolution's tensor: the output channels
+/// are in panels of [`PANEL`], the last one of what is left, and a panel is `[in, tap, out]`.
+pub const fn weight_index([outs, channels, taps]: [usize; 3], [out, channel, tap]: [usize; 3]) -> usize {
+    let first = out / PANEL * PANEL;
+    let width = if outs - first < PANEL { outs - first } else { PANEL };
+    first * channels * taps + (channel * taps + tap) * width + out - first
 }
 
 /// The name of a node in an error, cut at 47 bytes.
@@ -135,7 +160,7 @@ impl fmt::Debug for Name {
 pub enum ModelError {
     #[error("it is not a TraFlow model file")]
     Magic,
-    #[error("it has format version {0}, this program reads 1 to {VERSION}")]
+    #[error("it has format version {0}, this program reads {VERSION}, or {VERSION_OF_INTEGERS} of integers")]
     Version(u16),
     #[error("it has {found} bytes where its header says {stated}")]
     Length { stated: u64, found: usize },
@@ -226,8 +251,11 @@ pub(crate) const NONE: u32 = u32::MAX;
 /// Sixteen little-endian words: the header, or a node's record.
 pub(crate) type Record = [u32; 16];
 
-/// The last operation of version 1.
-pub(crate) const LAST_OF_VERSION_1: u32 = 10;
+/// The number format of a file of integers.
+const INTEGERS: u32 = 2;
+
+/// The last operation that a file of integers may have.
+pub(crate) const LAST_OF_INTEGERS: u32 = 10;
 
 /// An operation as the first four words of a record; `None` where a file cannot hold it. Sizes of the output are the
 /// shape's.
@@ -235,8 +263,13 @@ pub(crate) fn encode(op: Op) -> Option<[u32; 4]> {
     Some(match op {
         Op::Image(_) => [1, 0, 0, 0],
         Op::Constant { .. } => [2, 0, 0, 0],
-        Op::Conv2d { kernel, bias, residual, .. } => {
-            let flags = u32::from(bias) | u32::from(residual.is_some()) << 1;
+        Op::Conv2d { kernel, bias, residual, method, .. } => {
+            let method = match method {
+                Method::Direct => 0,
+                Method::Winograd2 => 1,
+                Method::Winograd4 => 2,
+            };
+            let flags = u32::from(bias) | u32::from(residual.is_some()) << 1 | method << 2;
             [3, kernel.into(), flags, residual.unwrap_or(0.0).to_bits()]
         }
         Op::GroupNorm { groups, epsilon, silu } => [4, groups.into(), silu.into(), epsilon.to_bits()],
@@ -268,6 +301,12 @@ fn decode(record: &Record) -> Option<Op> {
             kernel: size as u8,
             bias: flags & 1 != 0,
             residual: (flags & 2 != 0).then_some(factor),
+            method: match flags >> 2 {
+                0 => Method::Direct,
+                1 => Method::Winograd2,
+                2 => Method::Winograd4,
+                _ => return None,
+            },
         },
         4 => Op::GroupNorm { groups: size as u16, epsilon: factor, silu: flags & 1 != 0 },
         5 => Op::Silu,
@@ -292,13 +331,28 @@ fn shape(record: &Record) -> Shape {
 
 /// The two sums of a file: of its words, and of the running sums, both modulo 2⁶⁴, with the words of the checksum
 /// itself taken as zero. Changes of up to two words always change one of the two.
+///
+/// The words are taken as records of 16, whose lanes are summed side by side, since one running sum of a large file takes
+/// as long as a picture. What is after the last whole record is not looked at: a file has none.
 fn checksum(words: &[u32]) -> [u64; 2] {
-    let (head, tail) = words.split_at(words.len().min(word::CHECKSUM));
-    let own = tail.len().min(4);
+    let records = words.as_chunks::<16>().0;
+    let (mut lanes, mut sums_of_lanes) = ([0u64; 16], [0u64; 16]);
+    for (index, record) in records.iter().enumerate() {
+        let mut record = *record;
+        if index == 0 {
+            record[word::CHECKSUM..].fill(0);
+        }
+        for ((lane, sums), word) in lanes.iter_mut().zip(&mut sums_of_lanes).zip(record) {
+            *lane = lane.wrapping_add(word.into());
+            *sums = sums.wrapping_add(*lane);
+        }
+    }
+    // A word is in as many running sums as there are words from it to the end: 16 for each record from its own on, without
+    // those of the record that stand before it.
     let (mut sum, mut sums) = (0u64, 0u64);
-    for &word in head.iter().chain(&[0; 4][..own]).chain(&tail[own..]) {
-        sum = sum.wrapping_add(word.into());
-        sums = sums.wrapping_add(sum);
+    for (index, (lane, sums_of_lane)) in (0u64..).zip(lanes.iter().zip(sums_of_lanes)) {
+        sum = sum.wrapping_add(*lane);
+        sums = sums.wrapping_add(sums_of_lane.wrapping_mul(16).wrapping_sub(index.wrapping_mul(*lane)));
     }
     [sum, sums]
 }
@@ -378,7 +432,8 @@ impl<'m> Model<'m> {
         let header: &Record =
             bytemuck::try_from_bytes(&bytes[..ALIGN]).map_err(|_| ModelError::Misaligned)?;
         let version = header[word::VERSION_DTYPE] as u16;
-        if !(1..=VERSION).contains(&version) {
+        let integers = header[word::VERSION_DTYPE] >> 16 == INTEGERS;
+        if version != if integers { VERSION_OF_INTEGERS } else { VERSION } {
             return Err(ModelError::Version(version));
         }
         let stated = whole(&header[word::LENGTH..]);
@@ -398,7 +453,7 @@ impl<'m> Model<'m> {
         let weights = match header[word::VERSION_DTYPE] >> 16 {
             0 => Dtype::F32,
             1 => Dtype::F16,
-            2 => Dtype::I8,
+            INTEGERS => Dtype::I8,
             _ => return Err(broken("the number format of the weights is unknown")),
         };
         if [word::ARENA, word::SCRATCH].iter().any(|&place| !header[place].is_multiple_of(ALIGN as u32)) {
@@ -509,8 +564,7 @@ impl<'m> Model<'m> {
         }
         *name_end = end;
 
-        let first = self.header[word::VERSION_DTYPE] as u16 == 1;
-        if (first || self.weights == Dtype::I8) && record[word::OP] > LAST_OF_VERSION_1 {
+        if self.weights == Dtype::I8 && record[word::OP] > LAST_OF_INTEGERS {
             return Err(NodeProblem::Op);
         }
         let op = decode(record).ok_or(NodeProblem::Op)?;
@@ -545,11 +599,14 @@ impl<'m> Model<'m> {
         }
 
         if self.weights == Dtype::I8 {
+            if matches!(op, Op::Conv2d { method, .. } if method != Method::Direct) {
+                return Err(NodeProblem::Reserved);
+            }
             return self.check_integers(index, op, shapes, cursor);
         }
         let parameters = op.parameters(shapes);
         let weight_rows = record[word::WEIGHT_ROWS];
-        let may_have_rows = !first && matches!(op, Op::GroupNorm { .. });
+        let may_have_rows = matches!(op, Op::GroupNorm { .. });
         if weight_rows != 0 && !(may_have_rows && weight_rows as usize == self.moments.len()) {
             return Err(NodeProblem::Rows(weight_rows));
         }
@@ -828,7 +885,13 @@ impl<'m> Node<'m> {
         op.parameters(&self.input_shapes()[..op.arity()])
     }
 
-    /// Its weight at a moment, `[out, in, kernel, kernel]` of a convolution or the scale of a norm; empty where it has
+    /// Multiply-accumulates of one evaluation, by the definition of the operation.
+    pub fn macs(&self) -> u64 {
+        let op = self.op();
+        op.macs(&self.input_shapes()[..op.arity()])
+    }
+
+    /// Its weight at a moment, a convolution's in the order of [`weight_index`], or the scale of a norm; empty where it has
     /// none, and in a file of integers.
     pub fn weight(&self, moment: usize) -> Weights<'m> {
         if self.model.weights == Dtype::I8 {
@@ -926,5 +989,26 @@ impl<'m> Node<'m> {
 impl fmt::Debug for Node<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Node").field("name", &self.name()).field("op", &self.op()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use super::*;
+    use crate::noise::Noise;
+    use std::vec::Vec;
+
+    #[test]
+    fn a_checksum_is_the_sums_of_its_definition() {
+        for records in 0..9 {
+            let words: Vec<u32> = (0..16 * records).map(|i| Noise::new(4).word(i)).collect();
+            let (mut sum, mut sums) = (0u64, 0u64);
+            for (index, &word) in words.iter().enumerate() {
+                let own = (word::CHECKSUM..16).contains(&index);
+                sum = sum.wrapping_add(if own { 0 } else { word.into() });
+                sums = sums.wrapping_add(sum);
+            }
+            assert_eq!(checksum(&words), [sum, sums], "{records} records");
+        }
     }
 }

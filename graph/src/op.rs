@@ -86,6 +86,18 @@ pub enum Embedding {
     Fourier,
 }
 
+/// How a convolution is computed. The result is the same but for rounding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// By its definition, one product for each tap.
+    #[default]
+    Direct,
+    /// Winograd's minimal filtering F(2×2, 3×3): 16 products for 2×2 pixels instead of 36.
+    Winograd2,
+    /// Winograd's minimal filtering F(4×4, 3×3): 36 products for 4×4 pixels instead of 144.
+    Winograd4,
+}
+
 /// One operation. A node has one, and up to [two inputs](Op::arity).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
@@ -128,6 +140,8 @@ pub enum Op {
         bias: bool,
         /// Factor of the second input; `None` when there is none.
         residual: Option<f32>,
+        /// How it is computed; Winograd's is for a kernel of 3 alone.
+        method: Method,
     },
     /// Normalises each group of channels to mean 0 and variance 1, then scales and shifts each channel.
     GroupNorm {
@@ -192,6 +206,8 @@ pub enum OpError {
     TooLarge,
     #[error("a kernel of {0}×{0} is not supported, only 1×1 and 3×3 are")]
     Kernel(u8),
+    #[error("a kernel of 1×1 has no transform")]
+    Method,
     #[error("{groups} groups do not divide {channels} channels")]
     Groups { groups: u16, channels: u16 },
     #[error("{heads} heads do not divide {channels} channels into queries, keys and values")]
@@ -275,9 +291,12 @@ impl Op {
                 }
                 Shape::vector(channels)
             }
-            (Op::Conv2d { out, kernel, residual, .. }, &[x, ..]) => {
+            (Op::Conv2d { out, kernel, residual, method, .. }, &[x, ..]) => {
                 if kernel != 1 && kernel != 3 {
                     return Err(OpError::Kernel(kernel));
+                }
+                if kernel == 1 && method != Method::Direct {
+                    return Err(OpError::Method);
                 }
                 let shape = Shape { channels: out, ..x };
                 if let Some(factor) = residual {
@@ -426,7 +445,7 @@ mod tests {
 
     #[test]
     fn shapes_follow_the_rule() {
-        let conv = Op::Conv2d { out: 8, kernel: 3, bias: true, residual: None };
+        let conv = Op::Conv2d { out: 8, kernel: 3, bias: true, residual: None, method: Method::Direct };
         assert_eq!(conv.output(&[X]), Ok(Shape::new(8, 4, 4)));
         assert_eq!(conv.parameters(&[X]).total(), 8 * 6 * 9 + 8);
         assert_eq!(conv.macs(&[X]), 8 * 6 * 9 * 16);
@@ -463,8 +482,13 @@ mod tests {
         );
         assert_eq!(Op::Attention { heads: 4 }.output(&[X]), Err(OpError::Heads { heads: 4, channels: 6 }));
         assert_eq!(
-            Op::Conv2d { out: 2, kernel: 5, bias: true, residual: None }.output(&[X]),
+            Op::Conv2d { out: 2, kernel: 5, bias: true, residual: None, method: Method::Direct }.output(&[X]),
             Err(OpError::Kernel(5))
+        );
+        assert_eq!(
+            Op::Conv2d { out: 2, kernel: 1, bias: true, residual: None, method: Method::Winograd4 }
+                .output(&[X]),
+            Err(OpError::Method)
         );
         assert_eq!(Op::Add { scale: f32::NAN }.output(&[X, X]), Err(OpError::NotFinite));
         assert_eq!(Op::Upsample.output(&[Shape::new(1, 40_000, 1)]), Err(OpError::TooLarge));

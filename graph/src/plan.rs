@@ -201,7 +201,7 @@ fn end(buffers: &[Buffer], offsets: &[u64]) -> u64 {
 mod tests {
     use super::*;
     use crate::graph::{Builder, Value};
-    use crate::op::{Shape, Time};
+    use crate::op::{Method, Shape, Time};
     use crate::unet::{SConditioning, Unet};
     use proptest::prelude::*;
 
@@ -216,8 +216,14 @@ mod tests {
             let pick = |k: u16| values[k as usize % values.len()];
             let (x, y) = (pick(a), pick(b));
             let op = match kind % 14 {
-                0 => Op::Conv2d { out: 6, kernel: 3, bias: true, residual: None },
-                1 => Op::Conv2d { out: g.shape(y).channels, kernel: 1, bias: true, residual: Some(0.5) },
+                0 => Op::Conv2d { out: 6, kernel: 3, bias: true, residual: None, method: Method::Direct },
+                1 => Op::Conv2d {
+                    out: g.shape(y).channels,
+                    kernel: 1,
+                    bias: true,
+                    residual: Some(0.5),
+                    method: Method::Direct,
+                },
                 2 => Op::GroupNorm { groups: 1, epsilon: 1e-6, silu: true },
                 3 => Op::Silu,
                 4 => Op::Add { scale: 1.0 },
@@ -293,7 +299,7 @@ mod tests {
         g.add("sum", h, x, 1.0);
         let plan = plan(&g.finish().unwrap(), 4);
         assert_eq!(plan.offsets, [Some(0), Some(1024), Some(1024), Some(1024), Some(1024)]);
-        assert_eq!((plan.scratch, plan.bytes), (2048, 2048 + 576));
+        assert_eq!((plan.scratch, plan.bytes), (2048, 2048 + 64));
     }
 
     #[test]

@@ -456,6 +456,7 @@ pub(crate) fn padding_is_zero([outs, channels, height, width]: [usize; 4], panel
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;
+    use crate::op::Method;
 
     #[test]
     fn every_weight_has_a_place_of_its_own() {
@@ -481,7 +482,7 @@ mod tests {
             (Op::Image(x), vec![], Integers::Image { shift: 20, factor: -5 }),
             (Op::Constant { channels: 3 }, vec![], Integers::Constant { value: &[1, -2, 3, 0] }),
             (
-                Op::Conv2d { out: 2, kernel: 3, bias: true, residual: None },
+                Op::Conv2d { out: 2, kernel: 3, bias: true, residual: None, method: Method::Direct },
                 vec![x],
                 Integers::Conv2d {
                     shift: 33,
@@ -531,7 +532,7 @@ mod tests {
     fn what_could_overflow_is_refused() {
         // 1,024 channels of extreme weights: 9 · 1,024 · 127 · 255 fits 31 bits, and its product with a factor 63.
         let inputs = [Shape::new(1024, 4, 4)];
-        let op = Op::Conv2d { out: 1, kernel: 3, bias: true, residual: None };
+        let op = Op::Conv2d { out: 1, kernel: 3, bias: true, residual: None, method: Method::Direct };
         let panels = vec![-128i8; 9 * 1024];
         let narrow = Context {
             op,

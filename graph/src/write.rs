@@ -4,8 +4,8 @@ use std::prelude::v1::*;
 
 use crate::graph::Graph;
 use crate::model::{
-    ALIGN, Dtype, LAST_OF_VERSION_1, MAGIC, Model, ModelError, Moment, NONE, Record, TWO_PARTS, VERSION,
-    WIDE, encode, seal, weight_dtype, word,
+    ALIGN, Dtype, MAGIC, Model, ModelError, Moment, NONE, Record, TWO_PARTS, VERSION, VERSION_OF_INTEGERS,
+    WIDE, encode, seal, weight_dtype, weight_index, word,
 };
 use crate::op::Op;
 use crate::plan::Plan;
@@ -60,18 +60,6 @@ pub enum WriteError {
     Model(#[from] ModelError),
 }
 
-/// The lowest version of the format that holds this network, so that older programs read what they can.
-pub fn version(graph: &Graph, parameters: &[NodeParameters]) -> u16 {
-    let fits = graph.nodes().iter().zip(parameters).all(|(node, parameters)| {
-        let known = encode(node.op).is_none_or(|words| words[0] <= LAST_OF_VERSION_1);
-        known && parameters.weight.len() <= graph.parameters(node).weights()
-    });
-    if fits { 1 } else { VERSION }
-}
-
-/// Files of integers hold the operations of version 1 alone.
-pub const VERSION_OF_INTEGERS: u16 = 1;
-
 /// A model file.
 ///
 /// # Errors
@@ -96,14 +84,20 @@ pub fn write(file: &ModelSource<'_>) -> Result<Vec<u8>, WriteError> {
         if found != row * rows || (row > 0 && rows != 1 && rows != moments) {
             return Err(WriteError::Bias { index, name: name(), row, moments, found });
         }
+        let packed = match expected.weight {
+            Some(dimensions) if matches!(node.op, Op::Conv2d { .. }) => {
+                panels(&parameters.weight, dimensions)
+            }
+            _ => parameters.weight.clone(),
+        };
         let weight = match weight_dtype(node.op, file.weights) {
-            Dtype::F32 => bytemuck::cast_slice(&parameters.weight).to_vec(),
+            Dtype::F32 => bytemuck::cast_slice(&packed).to_vec(),
             Dtype::F16 => {
                 let half = |&w: &f32| half::f16::from_f32(w);
-                if parameters.weight.iter().any(|w| !half(w).is_finite()) {
+                if packed.iter().any(|w| !half(w).is_finite()) {
                     return Err(WriteError::Range { index, name: name() });
                 }
-                parameters.weight.iter().flat_map(|w| half(w).to_le_bytes()).collect()
+                packed.iter().flat_map(|w| half(w).to_le_bytes()).collect()
             }
             Dtype::I8 => return Err(WriteError::Integers),
         };
@@ -113,8 +107,7 @@ pub fn write(file: &ModelSource<'_>) -> Result<Vec<u8>, WriteError> {
         let bias = bytemuck::cast_slice(&parameters.bias).to_vec();
         tensors.push(Tensors { weight, bias, rows: rows as u32, format: weight_rows, digest: 0 });
     }
-    let version = version(file.graph, file.parameters);
-    assemble(file.graph, file.plan, file.schedules, file.weights, version, file.provenance, &tensors)
+    assemble(file.graph, file.plan, file.schedules, file.weights, VERSION, file.provenance, &tensors)
 }
 
 /// What a model file of integers is made of.
@@ -162,7 +155,8 @@ pub fn write_integers(file: &IntegerSource<'_>) -> Result<Vec<u8>, WriteError> {
         if found != expected {
             return Err(WriteError::Weight { index, name: node.name.clone(), expected, found });
         }
-        let panels = dimensions.map_or_else(Vec::new, |dimensions| panels(&integers.weight, dimensions));
+        let panels =
+            dimensions.map_or_else(Vec::new, |dimensions| integer_panels(&integers.weight, dimensions));
         tensors.push(Tensors {
             weight: bytemuck::cast_slice(&panels).to_vec(),
             bias: bytemuck::cast_slice(&integers.rows.concat()).to_vec(),
@@ -175,7 +169,7 @@ pub fn write_integers(file: &IntegerSource<'_>) -> Result<Vec<u8>, WriteError> {
 }
 
 /// A convolution's weight in the order of [`quant::panel_index`].
-fn panels(weight: &[i8], dimensions: [usize; 4]) -> Vec<i8> {
+fn integer_panels(weight: &[i8], dimensions: [usize; 4]) -> Vec<i8> {
     let [outs, channels, height, width] = dimensions;
     let taps = height * width;
     let mut panels = vec![0; quant::panel_elements(dimensions)];
@@ -275,6 +269,17 @@ fn assemble(
     Ok(bytemuck::cast_slice(blocks).to_vec())
 }
 
+/// A convolution's weight `[out, in, kernel, kernel]` in the order of a file, [`weight_index`].
+pub fn panels(weight: &[f32], [outs, channels, height, width]: [usize; 4]) -> Vec<f32> {
+    let taps = height * width;
+    let mut packed = vec![0.0; weight.len()];
+    for (i, &weight) in weight.iter().enumerate() {
+        let place = [i / taps / channels, i / taps % channels, i % taps];
+        packed[weight_index([outs, channels, taps], place)] = weight;
+    }
+    packed
+}
+
 /// Sections and tensors one after the other, each in whole blocks of 64 bytes. Words keep the bytes aligned.
 #[derive(Default)]
 struct Sections {
@@ -310,14 +315,14 @@ mod tests {
     use crate::graph::Builder;
     use crate::model::Weights;
     use crate::noise::Noise;
-    use crate::op::Shape;
+    use crate::op::{Method, Shape};
     use crate::plan::plan;
     use proptest::prelude::*;
 
     /// The norm whose scale has a row for each moment.
     const NORM: Op = Op::GroupNorm { groups: 2, epsilon: 1e-6, silu: false };
 
-    /// A small network with every operation of version 1.
+    /// A small network with every operation that files of integers have.
     fn graph() -> Graph {
         let mut g = Builder::new();
         let x = g.image(Shape::new(2, 4, 4));
@@ -327,7 +332,8 @@ mod tests {
         let h = g.push("norm", Op::GroupNorm { groups: 2, epsilon: 1e-6, silu: true }, &[h]);
         let a = g.conv2d("qkv", h, 18, 1);
         let a = g.push("attention", Op::Attention { heads: 2 }, &[a]);
-        let residual = Op::Conv2d { out: 6, kernel: 1, bias: false, residual: Some(0.5) };
+        let residual =
+            Op::Conv2d { out: 6, kernel: 1, bias: false, residual: Some(0.5), method: Method::Direct };
         let h = g.push("proj", residual, &[a, h]);
         let down = g.push("down", Op::Downsample, &[h]);
         let down = g.silu("silu", down);
@@ -337,7 +343,7 @@ mod tests {
         g.finish().unwrap()
     }
 
-    /// A small network with every operation that version 2 added.
+    /// A small network with the operations of floating point alone.
     fn second_graph() -> Graph {
         let mut g = Builder::new();
         let x = g.image(Shape::new(4, 4, 4));
@@ -403,13 +409,13 @@ mod tests {
     #[test]
     fn what_was_written_is_read() {
         let dtypes = [Dtype::F32, Dtype::F16];
-        let cases = dtypes.map(|dtype| [(1, graph(), dtype), (2, second_graph(), dtype)]);
-        for (version, graph, dtype) in cases.into_iter().flatten() {
+        let cases = dtypes.map(|dtype| [(0, graph(), dtype), (3, second_graph(), dtype)]);
+        for (classes, graph, dtype) in cases.into_iter().flatten() {
             let file = file_of(&graph, dtype);
-            assert_eq!(file[8..10], [version, 0]);
+            assert_eq!(file[8..10], [3, 0]);
             let bytes = aligned(&file);
             let model = Model::new(bytemuck::cast_slice(&bytes)).unwrap();
-            assert_eq!(model.classes(), if version == 1 { 0 } else { 3 });
+            assert_eq!(model.classes(), classes);
             let plan = plan(&graph, 4);
             assert_eq!((model.weights(), model.moments()), (dtype, 3));
             assert_eq!(model.provenance(), "{\"licence\":\"MIT\"}");
@@ -430,10 +436,14 @@ mod tests {
                 assert_eq!(node.offset(), plan.offsets[index].map(|offset| offset as usize));
                 let inputs = expected.inputs.iter().map(|v| graph.nodes()[v.index()].name.as_str());
                 assert!(node.inputs().map(|input| input.name()).eq(inputs));
+                let in_order = |row: &[f32]| match expected.op {
+                    Op::Conv2d { .. } => panels(row, node.parameters().weight.unwrap()),
+                    _ => row.to_vec(),
+                };
                 let of_row = parameters.weight.len() / node.weight_rows();
                 for moment in 0..3 {
                     let row = if node.weight_rows() == 1 { 0 } else { moment };
-                    let expected = &parameters.weight[row * of_row..][..of_row];
+                    let expected = in_order(&parameters.weight[row * of_row..][..of_row]);
                     match node.weight(moment) {
                         Weights::F32(weight) => assert_eq!(weight, expected),
                         Weights::F16(weight) => {
@@ -536,21 +546,13 @@ mod tests {
             error(&|r| r[11] = 64),
             "node 3 (shift): its weight lies outside the file, or not where the tensor before it ends"
         );
-        blocks[0][2] = 3;
-        assert_eq!(
-            Model::new(bytemuck::cast_slice(&blocks)).unwrap_err().to_string(),
-            "it has format version 3, this program reads 1 to 2"
-        );
-    }
-
-    #[test]
-    fn version_1_has_none_of_what_came_later() {
-        let mut blocks = aligned(&file_of(&second_graph(), Dtype::F32));
-        let header = blocks[0][2];
-        blocks[0][2] = header - 1;
-        seal(bytemuck::cast_slice_mut(&mut blocks));
-        let error = Model::new(bytemuck::cast_slice(&blocks)).unwrap_err().to_string();
-        assert_eq!(error, "node 2 (class): it has no operation of this format");
+        for version in [2, 4] {
+            blocks[0][2] = version;
+            assert_eq!(
+                Model::new(bytemuck::cast_slice(&blocks)).unwrap_err().to_string(),
+                format!("it has format version {version}, this program reads 3, or 1 of integers")
+            );
+        }
     }
 
     #[test]
@@ -610,7 +612,7 @@ mod tests {
         fn any_bytes_are_an_error(mut blocks in prop::collection::vec(any::<[u32; 16]>(), 1..20)) {
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut blocks);
             bytes[..8].copy_from_slice(&MAGIC);
-            bytes[8..12].copy_from_slice(&[1, 0, 0, 0]);
+            bytes[8..12].copy_from_slice(&[2, 0, 0, 0]);
             seal(bytes);
             prop_assert!(Model::new(bytes).is_err());
         }

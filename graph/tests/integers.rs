@@ -4,7 +4,7 @@
 use traflow_graph::graph::{Builder, Graph};
 use traflow_graph::model::{Dtype, Model, Moment, seal};
 use traflow_graph::noise::Noise;
-use traflow_graph::op::{Op, Shape};
+use traflow_graph::op::{Method, Op, Shape};
 use traflow_graph::plan::plan_integers;
 use traflow_graph::quant::{Integers, QUAD, TABLE, panel_index, wide};
 use traflow_graph::write::{IntegerNode, IntegerSource, write_integers};
@@ -19,14 +19,18 @@ fn graph() -> Graph {
     let h = g.push("norm", Op::GroupNorm { groups: 1, epsilon: 1e-6, silu: true }, &[h]);
     let a = g.conv2d("qkv", h, 21, 1);
     let a = g.push("attention", Op::Attention { heads: 7 }, &[a]);
-    let residual = Op::Conv2d { out: 8, kernel: 1, bias: false, residual: None };
+    let residual = Op::Conv2d { out: 8, kernel: 1, bias: false, residual: None, method: Method::Direct };
     let h = g.push("proj", residual, &[a]);
     let down = g.push("down", Op::Downsample, &[h]);
     let down = g.silu("silu", down);
     let up = g.push("up", Op::Upsample, &[down]);
     let h = g.push("concat", Op::Concat, &[up, h]);
     let y = g.conv2d("out", h, 2, 3);
-    g.push("last", Op::Conv2d { out: 2, kernel: 1, bias: true, residual: Some(1.0) }, &[h, y]);
+    g.push(
+        "last",
+        Op::Conv2d { out: 2, kernel: 1, bias: true, residual: Some(1.0), method: Method::Direct },
+        &[h, y],
+    );
     g.finish().unwrap()
 }
 

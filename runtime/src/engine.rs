@@ -3,17 +3,26 @@
 use core::fmt;
 use core::ops::Range;
 
-use traflow_graph::model::{ALIGN, BLUR_REACH, Dtype, MAX_SCHEDULES, Model, Node, Weights};
+use traflow_graph::model::{ALIGN, Dtype, MAX_SCHEDULES, Model, Moment, Node, Weights};
 use traflow_graph::noise::Noise;
 use traflow_graph::op::Op;
 
+use crate::cpu::Cpu;
 use crate::kernels::{
     Add, Attention, Blur, Border, Concat, Conv2d, Downsample, GroupNorm, Multiply, ScaleShift, Silu, Upsample,
 };
+use crate::simd::Isa;
 
 /// A model with memory to run in.
 #[derive(Debug)]
 pub struct Engine<'m, 'a> {
+    memory: Memory<'m, 'a>,
+    cpu: Cpu,
+}
+
+/// A model and its arena.
+#[derive(Debug)]
+struct Memory<'m, 'a> {
     model: Model<'m>,
     values: &'a mut [f32],
     scratch: &'a mut [f32],
@@ -67,23 +76,37 @@ impl<'m, 'a> Engine<'m, 'a> {
         model.arena_bytes().saturating_add(ALIGN - 1)
     }
 
-    /// Takes memory for the values, at any address; what it holds does not matter.
+    /// Takes memory for the values, at any address; what it holds does not matter. The kernels are those of the fastest
+    /// instruction set of this processor.
     ///
     /// # Errors
     /// Where it is too small, how many bytes of it are needed; or that the model is of integers.
     pub fn new(model: Model<'m>, arena: &'a mut [u8]) -> Result<Self, EngineError> {
+        Self::on(Cpu::new(Isa::detect()), model, arena)
+    }
+
+    /// Like [`new`](Self::new), with kernels of a certain instruction set.
+    ///
+    /// # Errors
+    /// As those of [`new`](Self::new).
+    pub fn on(cpu: Cpu, model: Model<'m>, arena: &'a mut [u8]) -> Result<Self, EngineError> {
         if model.weights() == Dtype::I8 {
             return Err(EngineError::Format { integers: true });
         }
         let (values, scratch) = split(&model, arena)?;
         // Both are aligned to 64 bytes, and whole numbers of them.
         let [values, scratch] = [values, scratch].map(bytemuck::cast_slice_mut);
-        Ok(Self { model, values, scratch, class: None })
+        Ok(Self { memory: Memory { model, values, scratch, class: None }, cpu })
+    }
+
+    /// The instruction set of the kernels.
+    pub fn isa(&self) -> Isa {
+        self.cpu.isa()
     }
 
     /// The model.
     pub fn model(&self) -> &Model<'m> {
-        &self.model
+        &self.memory.model
     }
 
     /// Chooses the class of the following pictures, counted from 0; `None` asks for no class in particular, as it is at
@@ -92,11 +115,11 @@ impl<'m, 'a> Engine<'m, 'a> {
     /// # Errors
     /// Where the model does not have so many classes, how many it has.
     pub fn set_class(&mut self, class: Option<usize>) -> Result<(), EngineError> {
-        let offered = self.model.classes();
+        let offered = self.memory.model.classes();
         match class {
             Some(class) if class >= offered => Err(EngineError::Class { class, offered }),
             _ => {
-                self.class = class;
+                self.memory.class = class;
                 Ok(())
             }
         }
@@ -107,7 +130,7 @@ impl<'m, 'a> Engine<'m, 'a> {
     /// # Errors
     /// Where the model has no schedule of so many steps, those that it has.
     pub fn generate(&mut self, seed: u64, steps: usize) -> Result<&[f32], EngineError> {
-        self.start(steps, |image| Noise::new(seed).fill(image))
+        self.observe(seed, steps, &mut |_| ())
     }
 
     /// Makes the picture of this noise, both `[channels, height, width]`.
@@ -115,37 +138,82 @@ impl<'m, 'a> Engine<'m, 'a> {
     /// # Errors
     /// Where the noise has another size, or the model no schedule of so many steps.
     pub fn run(&mut self, noise: &[f32], steps: usize) -> Result<&[f32], EngineError> {
-        let expected = self.model.image().shape().elements();
+        let expected = self.memory.model.image().shape().elements();
         if noise.len() != expected {
             return Err(EngineError::Noise { expected, found: noise.len() });
         }
-        self.start(steps, |image| image.copy_from_slice(noise))
+        self.start(steps, |image| image.copy_from_slice(noise), &mut |_| ())
     }
 
-    fn start(&mut self, steps: usize, fill: impl FnOnce(&mut [f32])) -> Result<&[f32], EngineError> {
-        let model = self.model;
-        let offered = || Steps::of(&model);
-        let schedule =
-            model.schedule(steps).ok_or_else(|| EngineError::Steps { steps, offered: offered() })?;
+    /// Like [`generate`](Self::generate), and says after each node that it has been computed: for measuring.
+    ///
+    /// # Errors
+    /// Where the model has no schedule of so many steps, those that it has.
+    pub fn observe(
+        &mut self,
+        seed: u64,
+        steps: usize,
+        after: &mut (dyn FnMut(Node<'m>) + Send),
+    ) -> Result<&[f32], EngineError> {
+        self.start(steps, |image| Noise::new(seed).fill(image), after)
+    }
+
+    fn start(
+        &mut self,
+        steps: usize,
+        fill: impl FnOnce(&mut [f32]),
+        after: &mut (dyn FnMut(Node<'m>) + Send),
+    ) -> Result<&[f32], EngineError> {
+        let Self { memory, cpu } = self;
+        let model = memory.model;
+        let Some(schedule) = model.schedule(steps) else {
+            return Err(EngineError::Steps { steps, offered: Steps::of(&model) });
+        };
         let (image, velocity) = (range(&model.image()), range(&model.output()));
-        fill(self.values.get_mut(image.clone()).unwrap_or_default());
-        for (index, moment) in schedule {
-            for node in model.nodes() {
-                self.compute(&node, index);
-            }
-            // x_s = x_t + (s - t) u(x_t, t, s), eq. 6'.
-            if let Ok([image, velocity]) = self.values.get_disjoint_mut([image.clone(), velocity.clone()]) {
-                for (x, u) in image.iter_mut().zip(velocity) {
-                    *x += (moment.s - moment.t) * *u;
-                }
+        let shape = model.image().shape();
+        // Outside the engine the elements of a picture lie by channel. So they do in the velocity's place, which is free
+        // before and after the steps.
+        if let Ok([image, outside]) = memory.values.get_disjoint_mut([image.clone(), velocity.clone()]) {
+            fill(outside);
+            let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
+            for (pixel, image) in image.chunks_exact_mut(channels).enumerate() {
+                image.iter_mut().zip(outside[pixel..].iter().step_by(pixels)).for_each(|(x, y)| *x = *y);
             }
         }
-        Ok(self.values.get(image).unwrap_or_default())
+        cpu.enter(|| {
+            for (index, moment) in schedule {
+                memory.step(cpu, index, moment, after);
+            }
+        });
+        if let Ok([image, outside]) = memory.values.get_disjoint_mut([image, velocity.clone()]) {
+            let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
+            for (pixel, image) in image.chunks_exact(channels).enumerate() {
+                outside[pixel..].iter_mut().step_by(pixels).zip(image).for_each(|(y, x)| *y = *x);
+            }
+        }
+        Ok(memory.values.get(velocity).unwrap_or_default())
+    }
+}
+
+impl<'m> Memory<'m, '_> {
+    /// One evaluation of the network, and what follows from it.
+    fn step(&mut self, cpu: &Cpu, index: usize, moment: Moment, after: &mut (dyn FnMut(Node<'m>) + Send)) {
+        for node in self.model.nodes() {
+            self.compute(cpu, &node, index);
+            after(node);
+        }
+        // x_s = x_t + (s - t) u(x_t, t, s), eq. 6'.
+        let ranges = [range(&self.model.image()), range(&self.model.output())];
+        if let Ok([image, velocity]) = self.values.get_disjoint_mut(ranges) {
+            for (x, u) in image.iter_mut().zip(velocity) {
+                *x += (moment.s - moment.t) * *u;
+            }
+        }
     }
 
     /// Computes one node. The model's check has seen to it that every range is inside the arena and that an output
     /// overlaps no input but the one it replaces.
-    fn compute(&mut self, node: &Node<'m>, moment: usize) {
+    fn compute(&mut self, cpu: &Cpu, node: &Node<'m>, moment: usize) {
         let op = node.op();
         if matches!(op, Op::Image(_) | Op::Constant { .. }) {
             return;
@@ -173,45 +241,40 @@ impl<'m, 'a> Engine<'m, 'a> {
         let bias = node.bias(moment);
         // Kernels that may write over an input do so: it is copied into place unless it is there.
         for (place, input) in [a, b].into_iter().enumerate() {
-            if op.in_place(place) && !replaced[place] {
+            if op.in_place(place) && !replaced[place] && !matches!(op, Op::GroupNorm { .. }) {
                 y.copy_from_slice(input);
             }
         }
+        let scratch = &mut *self.scratch;
         match op {
-            Op::Conv2d { kernel, residual, .. } => {
-                let (kernel, weight, scratch) = (kernel.into(), node.weight(moment), &mut *self.scratch);
-                Conv2d { x: a, shape, kernel, weight, bias, residual, scratch, y }.run();
+            Op::Conv2d { kernel, residual, method, .. } => {
+                let (kernel, weight) = (kernel.into(), node.weight(moment));
+                Conv2d { x: a, shape, kernel, method, weight, bias, residual, scratch, y }.run(cpu);
             }
             Op::GroupNorm { groups, epsilon, silu } => {
+                let x = (!replaced[0]).then_some(a);
                 if let Weights::F32(scale) = node.weight(moment) {
-                    GroupNorm { scale, shift: bias, groups: groups.into(), epsilon, silu, y }.run();
+                    let (shift, groups) = (bias, groups.into());
+                    GroupNorm { x, scale, shift, groups, epsilon, silu, scratch, y }.run(cpu);
                 }
             }
-            Op::Silu => Silu { y }.run(),
-            Op::Add { scale } => Add { b, scale, y }.run(),
-            Op::Multiply => Multiply { b, y }.run(),
-            Op::ScaleShift { silu } => ScaleShift { b, silu, y }.run(),
+            Op::Silu => Silu { y }.run(cpu),
+            Op::Add { scale } => Add { b, scale, y }.run(cpu),
+            Op::Multiply => Multiply { b, y }.run(cpu),
+            Op::ScaleShift { silu } => ScaleShift { b, silu, y }.run(cpu),
             Op::Class { .. } => {
                 y.fill(0.0);
                 if let Some(one) = self.class.and_then(|class| y.get_mut(class)) {
                     *one = 1.0;
                 }
             }
-            Op::Concat => Concat { a, b, y }.run(),
-            Op::Downsample => Downsample { x: a, width: node.shape().width.into(), y }.run(),
-            Op::Upsample => Upsample { x: a, width: shape.width.into(), y }.run(),
-            Op::Blur { near, far } => {
-                let (height, width) = (shape.height.into(), usize::from(shape.width));
-                let row = self.scratch.get_mut(..width + 2 * BLUR_REACH).unwrap_or_default();
-                Blur { x: a, height, width, near, far, row, y }.run();
-            }
-            Op::Border { by } => {
-                Border { x: a, height: shape.height.into(), width: shape.width.into(), by: by.into(), y }
-                    .run();
-            }
+            Op::Concat => Concat { a, b, channels: shape.channels.into(), y }.run(),
+            Op::Downsample => Downsample { x: a, shape: node.shape(), y }.run(cpu),
+            Op::Upsample => Upsample { x: a, shape, y }.run(),
+            Op::Blur { near, far } => Blur { x: a, shape, near, far, row: scratch, y }.run(cpu),
+            Op::Border { by } => Border { x: a, shape, by: by.into(), y }.run(),
             Op::Attention { heads } => {
-                let scores = self.scratch.get_mut(..shape.pixels()).unwrap_or_default();
-                Attention { qkv: a, heads: heads.into(), scores, y }.run();
+                Attention { qkv: a, pixels: shape.pixels(), heads: heads.into(), scratch, y }.run(cpu);
             }
             // These have no code in a model file, or were dealt with above.
             Op::Image(_)

@@ -1,6 +1,10 @@
 //! The operations, one a file. A kernel is a struct of named slices; `run` computes it, and `reference` is its
 //! definition: slow, obvious and the oracle of its tests.
 //!
+//! A value is `[height, width, channels]`: the channels of a pixel lie together, so that vectors are of channels in every
+//! kernel, whatever the size of the picture. A kernel that uses [`Simd`](crate::simd::Simd) takes a [`Cpu`](crate::Cpu);
+//! one that does not is plain Rust.
+//!
 //! Where an operation may write over its input, the kernel does: its `y` holds the input and becomes the output.
 //! Slices are as long as their shapes say; the engine takes the shapes from a checked model.
 
@@ -13,9 +17,11 @@ mod conv2d;
 mod group_norm;
 pub mod int8;
 mod multiply;
+mod peak;
 mod resample;
 mod scale_shift;
 mod silu;
+mod winograd;
 
 pub use add::Add;
 pub use attention::Attention;
@@ -25,6 +31,7 @@ pub use concat::Concat;
 pub use conv2d::Conv2d;
 pub use group_norm::GroupNorm;
 pub use multiply::Multiply;
+pub use peak::Peak;
 pub use resample::{Downsample, Upsample};
 pub use scale_shift::ScaleShift;
 pub use silu::Silu;

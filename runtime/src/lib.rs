@@ -18,17 +18,25 @@
 //! A file of integers runs in an [`IntegerEngine`], which has no instruction of floating point and gives the same
 //! picture on every machine, to the bit.
 #![no_std]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 #[cfg(any(test, feature = "std"))]
 extern crate std;
 
+mod cpu;
 mod engine;
 mod integer;
 pub mod kernels;
 mod math;
+pub mod simd;
+mod tiles;
+mod vector;
 
+pub use cpu::Cpu;
+#[cfg(feature = "threads")]
+pub use cpu::ThreadsError;
 pub use engine::{Engine, EngineError, Steps};
 pub use integer::{IntegerEngine, Picture, SelfTestError, digest};
-pub use traflow_graph::model::{Aligned, Model, ModelError};
+pub use simd::{Isa, IsaError};
+pub use traflow_graph::model::{Aligned, Model, ModelError, Node};
 pub use traflow_graph::op::Shape;

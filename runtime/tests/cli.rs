@@ -165,8 +165,57 @@ fn mistakes_are_one_line_each() {
     assert_eq!(error(&["no.traflow", "-o", "x.png"]).0, Some(1));
     assert_eq!(error(&["one.traflow", "-o", "bad.traflow/x.png"]).0, Some(1));
     assert_eq!(error(&["one.traflow", "--count", "0", "-o", "x.png"]).0, Some(2));
+    let wrong = [["bench", "profile"], ["profile", "output=x.png"], ["bench", "count=3"]];
+    for pair in wrong.map(|pair| pair.map(|option| format!("--{option}"))) {
+        assert_eq!(error(&["one.traflow", &pair[0], &pair[1]]).0, Some(2), "{pair:?}");
+    }
+    assert_eq!(
+        error(&[".", "-o", "x.png"]),
+        (Some(1), "error: reading .: it is no regular file\n".to_owned())
+    );
     let (code, help, _) = run(folder.path(), &["--help"]);
     assert!(code == Some(0) && help.contains("Examples:\n  traflow-run digits.traflow"));
+}
+
+#[test]
+fn an_instruction_set_can_be_forced() {
+    let folder = folder();
+    let run = |isa: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_traflow-run"));
+        command.args(["one.traflow", "--bench", "--json"]).env("TRAFLOW_ISA", isa);
+        let Output { status, stdout, stderr } = command.current_dir(folder.path()).output().unwrap();
+        (status.code(), stdout, String::from_utf8(stderr).unwrap())
+    };
+    for isa in traflow_runtime::Isa::all() {
+        let (code, stdout, stderr) = run(isa.name());
+        assert_eq!((code, &*stderr), (Some(0), ""));
+        let result: serde_json::Value = serde_json::from_slice(&stdout).unwrap();
+        assert!(result["isa"] == isa.name() && result["ms_per_image"].as_f64() > Some(0.0), "{result}");
+    }
+    let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
+    let text = format!(
+        "error: TRAFLOW_ISA={foreign}: this processor, or this build of the program, does not have the instruction set {foreign}\n"
+    );
+    assert_eq!(run(foreign), (Some(1), Vec::new(), text));
+    let (code, _, stderr) = run("mmx");
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.starts_with("error: TRAFLOW_ISA=mmx: there is no such instruction set: scalar, "),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_profile_lists_the_nodes() {
+    let folder = folder();
+    let (code, stdout, stderr) =
+        run(folder.path(), &["one.traflow", "--profile", "--threads", "2", "--json"]);
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    let profile: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&profile["macs"], &profile["nodes"][1]["name"]), (&35.into(), &"conv".into()));
+    assert!(profile["peak_gmacs_per_s"].as_f64() > Some(0.0));
+    let (code, stdout, _) = run(folder.path(), &["one.traflow", "--profile"]);
+    assert!(code == Some(0) && stdout.contains("\nconv ") && stdout.contains("\nall "), "{stdout}");
 }
 
 /// A file may grow to 1 KB only: to the program the disk is full.

@@ -5,17 +5,20 @@ use traflow_graph::graph::{Builder, Graph, Node};
 use traflow_graph::model::{Dtype, Moment};
 use traflow_graph::model::{Model, seal};
 use traflow_graph::noise::Noise;
-use traflow_graph::op::{Op, Shape};
+use traflow_graph::op::{Method, Op, Shape};
 use traflow_graph::plan::plan;
 use traflow_graph::write::{ModelSource, NodeParameters, write};
-use traflow_runtime::{Engine, EngineError};
+use traflow_runtime::{Cpu, Engine, EngineError, Isa};
 
 /// A small U-Net with every operation of version 1 of the format, and every way to reach an input: in the arena, as a constant, in
 /// place and not.
 fn graph() -> Graph {
     let mut g = Builder::new();
     let norm = Op::GroupNorm { groups: 3, epsilon: 1e-5, silu: true };
-    let residual = |out, kernel| Op::Conv2d { out, kernel, bias: true, residual: Some(0.7) };
+    let residual = |out, kernel| {
+        let method = if kernel == 3 { Method::Winograd4 } else { Method::Direct };
+        Op::Conv2d { out, kernel, bias: true, residual: Some(0.7), method }
+    };
     let x = g.image(Shape::new(2, 6, 10));
     let time = g.push("time", Op::Constant { channels: 6 }, &[]);
     let gate = g.push("gate", Op::Constant { channels: 6 }, &[]);
@@ -36,7 +39,8 @@ fn graph() -> Graph {
     let h = g.add("add_gate", h, gate, 1.0);
     let pooled = g.silu("silu", h);
     let h = g.add("twice", h, pooled, 0.5);
-    let h = g.conv2d("last", h, 2, 3);
+    let last = Op::Conv2d { out: 2, kernel: 3, bias: true, residual: None, method: Method::Winograd2 };
+    let h = g.push("last", last, &[h]);
     g.push("scaled", residual(2, 1), &[h, x]);
     g.finish().unwrap()
 }
@@ -242,6 +246,28 @@ fn the_engine_agrees_with_the_interpreter() {
                     assert!((f64::from(*picture) - x).abs() < 2e-5 * (1.0 + x.abs()), "{picture} is not {x}");
                 }
             }
+        }
+    }
+}
+
+/// Every instruction set gives about the same picture, and any number of threads the same bits.
+#[test]
+fn instruction_sets_and_threads_agree() {
+    let bytes = file(Dtype::F16);
+    let model = Model::new(bytemuck::cast_slice(&bytes)).unwrap();
+    let run = |cpu| {
+        let mut arena = vec![0xff; Engine::arena_bytes(&model)];
+        Engine::on(cpu, model, &mut arena).unwrap().generate(3, 2).unwrap().to_vec()
+    };
+    let expected = run(Cpu::new(Isa::SCALAR));
+    for isa in Isa::all() {
+        let one = run(Cpu::new(isa));
+        for (x, expected) in one.iter().zip(&expected) {
+            assert!((x - expected).abs() < 2e-5 * (1.0 + expected.abs()), "{isa}: {x} is not {expected}");
+        }
+        #[cfg(feature = "threads")]
+        for threads in [2, 3, 8] {
+            assert_eq!(run(Cpu::with_threads(isa, threads).unwrap()), one, "{isa}, {threads} threads");
         }
     }
 }

@@ -8,7 +8,7 @@ use traflow_graph::coefficient::{Coefficient, Head, Level};
 use traflow_graph::graph::{Builder, Graph, Value};
 use traflow_graph::model::Moment;
 use traflow_graph::noise::Noise;
-use traflow_graph::op::{Embedding, Op, Shape, Time};
+use traflow_graph::op::{Embedding, Method, Op, Shape, Time};
 use traflow_graph::unet::{Architecture, SConditioning, Unet};
 use traflow_trainer::network::{Direction, Network, Times};
 
@@ -38,7 +38,7 @@ fn base(g: &mut Builder) -> Value {
 
 /// A graph for each operation.
 fn graphs() -> Vec<(&'static str, Graph)> {
-    let conv = |kernel, bias, residual| Op::Conv2d { out: 6, kernel, bias, residual };
+    let conv = |kernel, bias, residual| Op::Conv2d { out: 6, kernel, bias, residual, method: Method::Direct };
     let norm = |silu| Op::GroupNorm { groups: 2, epsilon: 1e-3, silu };
     let mut graphs = Vec::new();
     let mut graph = |name, build: &dyn Fn(&mut Builder, Value)| {

@@ -6,7 +6,7 @@ use super::block::Told;
 use super::{Architecture, SConditioning, Unet};
 use crate::coefficient::{Coefficient, Level};
 use crate::graph::{Builder, Value};
-use crate::op::{Op, Time};
+use crate::op::{Method, Op, Time};
 
 /// Scope of the second time's MLP, whose nodes are otherwise named as the first one's.
 pub const TO_SCOPE: &str = "to";
@@ -95,5 +95,5 @@ pub(super) fn told(g: &mut Builder, unet: &Unet) -> Told {
 }
 
 fn linear(g: &mut Builder, name: &str, x: Value, out: u16, bias: bool) -> Value {
-    g.push(name, Op::Conv2d { out, kernel: 1, bias, residual: None }, &[x])
+    g.push(name, Op::Conv2d { out, kernel: 1, bias, residual: None, method: Method::Direct }, &[x])
 }

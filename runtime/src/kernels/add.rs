@@ -1,38 +1,39 @@
-/// `y = (y + b) · scale`. Each element of b is added to as many elements of y as y is longer: b has y's shape, or is a
-/// vector of its channels.
+use crate::cpu::Cpu;
+use crate::simd::{Kernel, Simd};
+
+/// `y = (y + b) · scale`, where b has y's shape or is one pixel of it.
 #[derive(Debug)]
 pub struct Add<'a> {
-    /// What is added, `[channels, pixels]` or `[channels]`.
+    /// What is added, `[pixels, channels]` or `[channels]`.
     pub b: &'a [f32],
     /// Factor of the sum.
     pub scale: f32,
-    /// Input and output, `[channels, pixels]`.
+    /// Input and output, `[pixels, channels]`.
     pub y: &'a mut [f32],
 }
 
 impl Add<'_> {
     /// Computes it.
-    pub fn run(self) {
-        if self.b.len() == self.y.len() {
-            for (y, b) in self.y.iter_mut().zip(self.b) {
-                *y = (*y + b) * self.scale;
-            }
-            return;
-        }
-        let pixels = self.y.len() / self.b.len().max(1);
-        for (channel, b) in self.y.chunks_exact_mut(pixels.max(1)).zip(self.b) {
-            for y in channel {
-                *y = (*y + b) * self.scale;
-            }
-        }
+    pub fn run(self, cpu: &Cpu) {
+        cpu.run([self].into_iter(), &mut []);
     }
 
     /// The definition.
     #[cfg(any(test, feature = "std"))]
     pub fn reference(self) {
-        let pixels = self.y.len() / self.b.len();
         for (i, y) in self.y.iter_mut().enumerate() {
-            *y = (*y + self.b[i / pixels]) * self.scale;
+            *y = (*y + self.b[i % self.b.len()]) * self.scale;
+        }
+    }
+}
+
+impl Kernel for Add<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S, _: &mut [f32]) {
+        for y in self.y.chunks_exact_mut(self.b.len().max(1)) {
+            for (y, b) in y.iter_mut().zip(self.b) {
+                *y = (*y + b) * self.scale;
+            }
         }
     }
 }
@@ -44,12 +45,12 @@ mod tests {
 
     #[test]
     fn run_is_the_definition() {
-        for channels in [1, 3, 5, 7, 13] {
+        for (isa, channels) in crate::Isa::all().flat_map(|isa| [1, 3, 5, 7, 13, 64].map(|c| (isa, c))) {
             for pixels in [1, 4, 49, 196] {
                 for b in [random(1, channels), random(1, channels * pixels)] {
                     let mut y = random(0, channels * pixels);
                     let mut expected = y.clone();
-                    Add { b: &b, scale: 0.7, y: &mut y }.run();
+                    Add { b: &b, scale: 0.7, y: &mut y }.run(&Cpu::new(isa));
                     Add { b: &b, scale: 0.7, y: &mut expected }.reference();
                     assert_eq!(y, expected);
                 }

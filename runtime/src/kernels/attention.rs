@@ -1,67 +1,203 @@
-use crate::math::{dot, exp, rsqrt};
+use traflow_graph::model::{PANEL, QUERIES};
+
+use crate::cpu::Cpu;
+use crate::math::rsqrt;
+use crate::simd::{Kernel, Simd, accumulate};
+use crate::tiles::{Panels, Product, tiles};
+use crate::vector::exp;
 
 /// Scaled dot-product attention between pixels: `y_i = Σ_j softmax_j(q_i · k_j / √d) v_j` for each head of d channels.
 #[derive(Debug)]
 pub struct Attention<'a> {
-    /// Queries of all heads, then keys, then values, `[3·channels, pixels]`.
+    /// For each pixel the queries of all heads, then the keys, then the values, `[pixels, 3·channels]`.
     pub qkv: &'a [f32],
+    /// Number of pixels.
+    pub pixels: usize,
     /// Number of heads; divides the channels.
     pub heads: usize,
-    /// Memory for one row of scores, `[pixels]`.
-    pub scores: &'a mut [f32],
-    /// Output, `[channels, pixels]`.
+    /// Memory, as much as [`scratch_bytes`](traflow_graph::model::scratch_bytes) says.
+    pub scratch: &'a mut [f32],
+    /// Output, `[pixels, channels]`.
     pub y: &'a mut [f32],
 }
 
 impl Attention<'_> {
     /// Computes it.
-    pub fn run(self) {
-        let pixels = self.scores.len().max(1);
-        let of_head = (self.y.len() / self.heads.max(1)).max(1);
-        let factor = rsqrt((of_head / pixels) as f32);
-        let (queries, rest) = self.qkv.split_at(self.y.len());
-        let (keys, values) = rest.split_at(self.y.len());
-        let heads = queries.chunks_exact(of_head).zip(keys.chunks_exact(of_head));
-        let heads = heads.zip(values.chunks_exact(of_head)).zip(self.y.chunks_exact_mut(of_head));
-        for (((queries, keys), values), y) in heads {
-            for pixel in 0..pixels {
-                self.scores.fill(0.0);
-                let channels = queries.chunks_exact(pixels).zip(keys.chunks_exact(pixels));
-                for (query, keys) in channels {
-                    let query = query[pixel] * factor;
-                    for (score, key) in self.scores.iter_mut().zip(keys) {
-                        *score += query * key;
-                    }
-                }
-                let largest = self.scores.iter().fold(f32::NEG_INFINITY, |a, &b| a.max(b));
-                for score in self.scores.iter_mut() {
-                    *score = exp(*score - largest);
-                }
-                let total = crate::math::sum(self.scores, |score| score);
-                for (y, values) in y.chunks_exact_mut(pixels).zip(values.chunks_exact(pixels)) {
-                    y[pixel] = dot(self.scores, values) / total;
-                }
-            }
+    pub fn run(self, cpu: &Cpu) {
+        let Self { qkv, pixels, heads, scratch, y } = self;
+        let channels = y.len() / pixels.max(1);
+        let depth = channels / heads.max(1);
+        let (keys, scores) = scratch.split_at_mut(pixels.next_multiple_of(PANEL) * depth);
+        let part = pixels.div_ceil(cpu.threads()).next_multiple_of(QUERIES);
+        for head in 0..heads {
+            pack_keys(qkv, channels, head, depth, keys);
+            let parts = y.chunks_mut(part * channels).enumerate().map(|(index, y)| Head {
+                qkv,
+                keys,
+                pixels,
+                channels,
+                head,
+                depth,
+                first: index * part,
+                y,
+            });
+            cpu.run(parts, scores);
         }
     }
 
     /// The definition.
     #[cfg(any(test, feature = "std"))]
     pub fn reference(self) {
-        let pixels = self.scores.len();
-        let channels = self.y.len() / pixels;
+        let channels = self.y.len() / self.pixels;
         let of_head = channels / self.heads;
-        let at = |channel: usize, pixel: usize| f64::from(self.qkv[channel * pixels + pixel]);
+        let at = |channel: usize, pixel: usize| f64::from(self.qkv[pixel * 3 * channels + channel]);
         for head in 0..self.heads {
             let of_head = head * of_head..(head + 1) * of_head;
-            for i in 0..pixels {
+            for i in 0..self.pixels {
                 let score = |j| of_head.clone().map(|c| at(c, i) * at(channels + c, j)).sum::<f64>();
                 let weight = |j| (score(j) / (of_head.len() as f64).sqrt()).exp();
-                let total: f64 = (0..pixels).map(weight).sum();
+                let total: f64 = (0..self.pixels).map(weight).sum();
                 for channel in of_head.clone() {
-                    let mixed: f64 = (0..pixels).map(|j| weight(j) * at(2 * channels + channel, j)).sum();
-                    self.y[channel * pixels + i] = (mixed / total) as f32;
+                    let mixed: f64 =
+                        (0..self.pixels).map(|j| weight(j) * at(2 * channels + channel, j)).sum();
+                    self.y[i * channels + channel] = (mixed / total) as f32;
                 }
+            }
+        }
+    }
+}
+
+/// Puts the keys of a head into panels of [`PANEL`] pixels, `[channel, pixel]`, as a product reads its second factor.
+fn pack_keys(qkv: &[f32], channels: usize, head: usize, depth: usize, keys: &mut [f32]) {
+    let pixels = qkv.chunks(3 * channels * PANEL).zip(keys.chunks_exact_mut(depth * PANEL));
+    for (pixels, panel) in pixels {
+        let width = pixels.len() / (3 * channels);
+        for (lane, pixel) in pixels.chunks_exact(3 * channels).enumerate() {
+            let key = &pixel[channels + head * depth..][..depth];
+            for (place, key) in panel[lane..].iter_mut().step_by(width).zip(key) {
+                *place = *key;
+            }
+        }
+    }
+}
+
+/// One head, for the pixels of `y`, of which this one is the first of the picture.
+struct Head<'a> {
+    qkv: &'a [f32],
+    keys: &'a [f32],
+    pixels: usize,
+    channels: usize,
+    head: usize,
+    depth: usize,
+    first: usize,
+    y: &'a mut [f32],
+}
+
+impl Kernel for Head<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S, scratch: &mut [f32]) {
+        let Self { qkv, keys, pixels, channels, head, depth, first, y } = self;
+        let tail = pixels % PANEL;
+        let keys = Panels { elements: keys, panel: depth * PANEL, row: PANEL, tail };
+        let values = &qkv[2 * channels + head * depth..];
+        let row = 3 * channels;
+        let values = Panels { elements: values, panel: PANEL, row, tail: row };
+        for (index, y) in y.chunks_mut(QUERIES * channels).enumerate() {
+            let queries = &qkv[(first + index * QUERIES) * row..];
+            let count = y.len() / channels;
+            let scores = &mut scratch[..count * pixels];
+            let mut totals = [0.0; QUERIES];
+            let product = &mut Rows {
+                a: queries,
+                stride: row,
+                start: head * depth,
+                depth,
+                b: keys,
+                y: scores,
+                width: pixels,
+                at: 0,
+            };
+            tiles(s, product, 0..count, pixels);
+            let factor = rsqrt(depth as f32);
+            for (scores, total) in scores.chunks_exact_mut(pixels).zip(&mut totals) {
+                *total = softmax(s, scores, factor);
+            }
+            let product = &mut Rows {
+                a: scores,
+                stride: pixels,
+                start: 0,
+                depth: pixels,
+                b: values,
+                y,
+                width: channels,
+                at: head * depth,
+            };
+            tiles(s, product, 0..count, depth);
+            for (y, total) in y.chunks_exact_mut(channels).zip(totals) {
+                let factor = 1.0 / total;
+                y[head * depth..][..depth].iter_mut().for_each(|y| *y *= factor);
+            }
+        }
+    }
+}
+
+/// Turns scores into e to the power of their distance from the largest, times the factor, and gives the sum.
+#[inline(always)]
+fn softmax<S: Simd>(s: S, scores: &mut [f32], factor: f32) -> f32 {
+    let (whole, rest) = scores.split_at_mut(scores.len() / S::LANES * S::LANES);
+    let mut largest = s.splat(f32::NEG_INFINITY);
+    for scores in whole.chunks_exact(S::LANES) {
+        largest = s.max(s.load(scores), largest);
+    }
+    let lanes = s.lanes(largest);
+    let largest = lanes[..S::LANES].iter().chain(&*rest).fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    let (factor, offset) = (s.splat(factor), s.splat(-largest * factor));
+    let mut total = s.splat(0.0);
+    for scores in whole.chunks_exact_mut(S::LANES) {
+        let x = exp(s, s.mul_add(s.load(scores), factor, offset));
+        total = s.add(total, x);
+        s.store(x, scores);
+    }
+    let mut sum = s.sum(total);
+    if !rest.is_empty() {
+        s.store(exp(s, s.mul_add(s.load(rest), factor, offset)), rest);
+        sum += rest.iter().sum::<f32>();
+    }
+    sum
+}
+
+/// A plain matrix product: rows of `a` from an element on, into rows of `y` from an element on.
+struct Rows<'a> {
+    a: &'a [f32],
+    stride: usize,
+    start: usize,
+    depth: usize,
+    b: Panels<'a, f32>,
+    y: &'a mut [f32],
+    width: usize,
+    at: usize,
+}
+
+impl Product for Rows<'_> {
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const N: usize>(
+        &mut self,
+        s: S,
+        row: usize,
+        panel: usize,
+        part: Option<usize>,
+    ) {
+        let mut sums = [[s.splat(0.0); N]; M];
+        let mut rows = [&[][..]; M];
+        for (m, a) in rows.iter_mut().enumerate() {
+            *a = &self.a[(row + m) * self.stride + self.start..][..self.depth];
+        }
+        accumulate(s, rows, self.b.columns::<S>(panel, part, 0), &mut sums);
+        for (m, sums) in sums.iter().enumerate() {
+            let first = (row + m) * self.width + self.at + panel * PANEL;
+            let y = &mut self.y[first..first + part.unwrap_or(N * S::LANES)];
+            for (y, &sum) in y.chunks_mut(S::LANES).zip(sums) {
+                s.store(sum, y);
             }
         }
     }
@@ -74,14 +210,19 @@ mod tests {
 
     #[test]
     fn run_is_the_definition() {
-        for (channels, heads) in [(1, 1), (3, 1), (5, 5), (14, 2), (13, 1)] {
-            for pixels in [1, 4, 9, 49] {
+        for (channels, heads) in [(1, 1), (3, 1), (5, 5), (14, 2), (13, 1), (64, 1), (96, 2)] {
+            for pixels in [1, 4, 9, 49, 64] {
                 let qkv = &random(0, 3 * channels * pixels);
-                let mut scores = random(1, pixels);
-                let (mut y, mut expected) = (random(1, channels * pixels), random(2, channels * pixels));
-                Attention { qkv, heads, scores: &mut scores, y: &mut y }.run();
-                Attention { qkv, heads, scores: &mut scores, y: &mut expected }.reference();
-                close(&y, &expected, pixels, &std::format!("{channels}, {heads}, {pixels}"));
+                let scratch = pixels.next_multiple_of(PANEL) * channels / heads + QUERIES * pixels;
+                let mut expected = random(2, channels * pixels);
+                let scratch = &mut std::vec![f32::NAN; scratch];
+                Attention { qkv, pixels, heads, scratch, y: &mut expected }.reference();
+                for isa in crate::Isa::all() {
+                    let mut y = random(1, channels * pixels);
+                    scratch.fill(f32::NAN);
+                    Attention { qkv, pixels, heads, scratch, y: &mut y }.run(&Cpu::new(isa));
+                    close(&y, &expected, pixels, &std::format!("{isa}: {channels}, {heads}, {pixels}"));
+                }
             }
         }
     }

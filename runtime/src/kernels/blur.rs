@@ -1,22 +1,24 @@
 use traflow_graph::model::BLUR_REACH;
+use traflow_graph::op::Shape;
+
+use crate::cpu::Cpu;
+use crate::simd::{Kernel, Simd};
 
 /// Convolution of each channel with `far, near, middle, near, far` along rows and along columns, where the five sum to 1
 /// and zeros surround the picture.
 #[derive(Debug)]
 pub struct Blur<'a> {
-    /// Input, `[channels, height, width]`.
+    /// Input, `[height, width, channels]`.
     pub x: &'a [f32],
-    /// Rows of a channel.
-    pub height: usize,
-    /// Columns of a channel.
-    pub width: usize,
+    /// Its shape.
+    pub shape: Shape,
     /// Factor of the neighbours.
     pub near: f32,
     /// Factor of their neighbours.
     pub far: f32,
-    /// Memory for one row between borders, `[width + 2·BLUR_REACH]`.
+    /// Memory for one row between borders, `[width + 2·BLUR_REACH, channels]`.
     pub row: &'a mut [f32],
-    /// Output, `[channels, height, width]`.
+    /// Output, as the input.
     pub y: &'a mut [f32],
 }
 
@@ -26,48 +28,58 @@ impl Blur<'_> {
     }
 
     /// Computes it.
-    pub fn run(self) {
-        let (height, width) = (self.height, self.width.max(1));
-        let taps = Self::taps(self.near, self.far);
-        let pixels = (height * width).max(1);
-        for (x, y) in self.x.chunks_exact(pixels).zip(self.y.chunks_exact_mut(pixels)) {
-            for (above, y) in y.chunks_exact_mut(width).enumerate() {
-                // The column's sum goes between the borders of the row, then the row's sum into the output.
-                self.row.fill(0.0);
-                let Some(row) = self.row.get_mut(BLUR_REACH..BLUR_REACH + width) else { return };
-                for (tap, factor) in taps.into_iter().enumerate() {
-                    let Some(x) =
-                        (above + tap).checked_sub(BLUR_REACH).and_then(|r| x.chunks_exact(width).nth(r))
-                    else {
-                        continue;
-                    };
-                    row.iter_mut().zip(x).for_each(|(sum, x)| *sum += factor * x);
-                }
-                for (y, window) in y.iter_mut().zip(self.row.windows(taps.len())) {
-                    *y = window.iter().zip(taps).map(|(x, factor)| x * factor).sum();
-                }
-            }
-        }
+    pub fn run(self, cpu: &Cpu) {
+        cpu.run([self].into_iter(), &mut []);
     }
 
     /// The definition.
     #[cfg(any(test, feature = "std"))]
     pub fn reference(self) {
         let taps = Self::taps(self.near, self.far).map(f64::from);
-        let pixels = self.height * self.width;
+        let Shape { channels, height, width } = self.shape;
+        let [channels, height, width] = [channels, height, width].map(usize::from);
         for (i, y) in self.y.iter_mut().enumerate() {
-            let (channel, row, column) = (i / pixels, i % pixels / self.width, i % self.width);
+            let (channel, row, column) = (i % channels, i / channels / width, i / channels % width);
             let mut sum = 0.0;
             for (down, vertical) in taps.into_iter().enumerate() {
                 for (right, horizontal) in taps.into_iter().enumerate() {
                     let (row, column) = ((row + down).wrapping_sub(2), (column + right).wrapping_sub(2));
-                    if row < self.height && column < self.width {
-                        let x = self.x[channel * pixels + row * self.width + column];
+                    if row < height && column < width {
+                        let x = self.x[(row * width + column) * channels + channel];
                         sum += vertical * horizontal * f64::from(x);
                     }
                 }
             }
             *y = sum as f32;
+        }
+    }
+}
+
+impl Kernel for Blur<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S, _: &mut [f32]) {
+        let channels = usize::from(self.shape.channels).max(1);
+        let across = (usize::from(self.shape.width) * channels).max(1);
+        let border = BLUR_REACH * channels;
+        let taps = Self::taps(self.near, self.far);
+        let Some(padded) = self.row.get_mut(..across + 2 * border) else { return };
+        for (above, y) in self.y.chunks_exact_mut(across).enumerate() {
+            // The column's sum goes between the borders of the row, then the row's sum into the output.
+            padded.fill(0.0);
+            let Some(row) = padded.get_mut(border..border + across) else { return };
+            for (tap, factor) in taps.into_iter().enumerate() {
+                let Some(x) =
+                    (above + tap).checked_sub(BLUR_REACH).and_then(|r| self.x.chunks_exact(across).nth(r))
+                else {
+                    continue;
+                };
+                row.iter_mut().zip(x).for_each(|(sum, x)| *sum += factor * x);
+            }
+            y.fill(0.0);
+            for (tap, factor) in taps.into_iter().enumerate() {
+                let x = padded.get(tap * channels..).unwrap_or_default();
+                y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
+            }
         }
     }
 }
@@ -79,14 +91,15 @@ mod tests {
 
     #[test]
     fn run_is_the_definition() {
-        for channels in [1, 3] {
+        for (isa, channels) in crate::Isa::all().flat_map(|isa| [1, 3, 16].map(|c| (isa, c))) {
             for (height, width) in [(1, 1), (2, 7), (7, 2), (14, 14)] {
                 for (near, far) in [(0.25, 0.0), (0.25, 0.0625), (-0.1, 0.3)] {
-                    let x = &random(0, channels * height * width);
-                    let mut row = random(1, width + 2 * BLUR_REACH);
+                    let shape = Shape::new(channels, height, width);
+                    let x = &random(0, shape.elements());
+                    let mut row = random(1, usize::from(channels) * (usize::from(width) + 2 * BLUR_REACH));
                     let (mut y, mut expected) = (random(2, x.len()), random(3, x.len()));
-                    Blur { x, height, width, near, far, row: &mut row, y: &mut y }.run();
-                    Blur { x, height, width, near, far, row: &mut row, y: &mut expected }.reference();
+                    Blur { x, shape, near, far, row: &mut row, y: &mut y }.run(&Cpu::new(isa));
+                    Blur { x, shape, near, far, row: &mut row, y: &mut expected }.reference();
                     close(&y, &expected, 25, &std::format!("{channels}, {height}×{width}, {near}, {far}"));
                 }
             }

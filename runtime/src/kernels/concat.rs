@@ -1,10 +1,12 @@
-/// y is the channels of a, then those of b.
+/// Each pixel has the channels of a, then those of b.
 #[derive(Debug)]
 pub struct Concat<'a> {
-    /// The first channels.
+    /// The first channels, `[pixels, channels]`.
     pub a: &'a [f32],
-    /// The others.
+    /// The others, `[pixels, others]`.
     pub b: &'a [f32],
+    /// Channels of the first.
+    pub channels: usize,
     /// Output, as long as both.
     pub y: &'a mut [f32],
 }
@@ -12,16 +14,28 @@ pub struct Concat<'a> {
 impl Concat<'_> {
     /// Computes it.
     pub fn run(self) {
-        let (first, second) = self.y.split_at_mut(self.a.len());
-        first.copy_from_slice(self.a);
-        second.copy_from_slice(self.b);
+        let channels = self.channels.max(1);
+        let pixels = (self.a.len() / channels).max(1);
+        let others = (self.b.len() / pixels).max(1);
+        let inputs = self.a.chunks_exact(channels).zip(self.b.chunks_exact(others));
+        for (y, (a, b)) in self.y.chunks_exact_mut(channels + others).zip(inputs) {
+            let (first, second) = y.split_at_mut(channels);
+            first.copy_from_slice(a);
+            second.copy_from_slice(b);
+        }
     }
 
     /// The definition.
     #[cfg(any(test, feature = "std"))]
     pub fn reference(self) {
-        for (y, x) in self.y.iter_mut().zip(self.a.iter().chain(self.b)) {
-            *y = *x;
+        let pixels = self.a.len() / self.channels;
+        let (all, others) = (self.y.len() / pixels, self.b.len() / pixels);
+        for (i, y) in self.y.iter_mut().enumerate() {
+            let (pixel, channel) = (i / all, i % all);
+            *y = match channel.checked_sub(self.channels) {
+                None => self.a[pixel * self.channels + channel],
+                Some(other) => self.b[pixel * others + other],
+            };
         }
     }
 }
@@ -33,13 +47,15 @@ mod tests {
 
     #[test]
     fn run_is_the_definition() {
-        for (a, b) in [(1, 3), (5, 7), (13, 1)] {
-            let (a, b) = (random(0, a), random(1, b));
-            let mut y = std::vec![0.0; a.len() + b.len()];
-            let mut expected = y.clone();
-            Concat { a: &a, b: &b, y: &mut y }.run();
-            Concat { a: &a, b: &b, y: &mut expected }.reference();
-            assert_eq!(y, expected);
+        for (channels, others) in [(1, 3), (5, 7), (13, 1)] {
+            for pixels in [1, 4, 49] {
+                let (a, b) = (&random(0, channels * pixels), &random(1, others * pixels));
+                let mut y = std::vec![0.0; a.len() + b.len()];
+                let mut expected = y.clone();
+                Concat { a, b, channels, y: &mut y }.run();
+                Concat { a, b, channels, y: &mut expected }.reference();
+                assert_eq!(y, expected);
+            }
         }
     }
 }

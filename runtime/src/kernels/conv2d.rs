@@ -1,68 +1,60 @@
-use core::array::from_fn;
+use core::ops::Range;
 
-use traflow_graph::model::{OUT_BLOCK, Weights};
-use traflow_graph::op::Shape;
+use traflow_graph::model::{PANEL, Weights};
+use traflow_graph::op::{Method, Shape};
+use traflow_graph::winograd::Winograd;
 
-use crate::math::widen;
+use super::winograd;
+use crate::cpu::Cpu;
+use crate::simd::{Element, Kernel, Simd, accumulate};
+use crate::tiles::{Panels, Product, tiles};
 
 /// Convolution with stride 1 and as much zero padding as keeps the size:
 /// `y = conv(x, weight) + bias + residual · y`.
 #[derive(Debug)]
 pub struct Conv2d<'a> {
-    /// Input, of this shape.
+    /// Input, of this shape, `[height, width, channels]`.
     pub x: &'a [f32],
     /// Shape of the input.
     pub shape: Shape,
     /// Height and width of the kernel: 1 or 3.
     pub kernel: usize,
-    /// `[out, in, kernel, kernel]`.
+    /// How it is computed.
+    pub method: Method,
+    /// In the order of [`weight_index`](traflow_graph::model::weight_index).
     pub weight: Weights<'a>,
     /// `[out]`, or empty for none.
     pub bias: &'a [f32],
     /// Factor of what `y` held before; `None` for none.
     pub residual: Option<f32>,
-    /// Memory for the weights of [`OUT_BLOCK`] output channels, if they have 16 bits.
+    /// Memory, as much as [`scratch_bytes`](traflow_graph::model::scratch_bytes) says.
     pub scratch: &'a mut [f32],
-    /// Output, `[out, height, width]`.
+    /// Output, `[height, width, out]`.
     pub y: &'a mut [f32],
 }
 
-/// Pixels that are computed together. With [`OUT_BLOCK`] output channels the sums of a tile fill half of the sixteen
-/// registers that the smallest x86-64 has.
-const TILE: usize = 8;
-
 impl Conv2d<'_> {
     /// Computes it.
-    pub fn run(self) {
-        let pixels = self.shape.pixels().max(1);
-        let taps = usize::from(self.shape.channels) * self.kernel * self.kernel;
-        for (block, y) in self.y.chunks_mut(OUT_BLOCK * pixels).enumerate() {
-            let first = block * OUT_BLOCK;
-            let outs = y.len() / pixels;
-            let range = first * taps..(first + outs) * taps;
-            let weight = match self.weight {
-                Weights::F32(weight) => &weight[range],
-                Weights::F16(weight) => {
-                    let weight = &weight[range];
-                    for (wide, &half) in self.scratch.iter_mut().zip(weight) {
-                        *wide = widen(half);
-                    }
-                    &self.scratch[..weight.len()]
-                }
-            };
-            let bias = from_fn(|out| self.bias.get(first + out).copied().unwrap_or(0.0));
-            let block = Block { x: self.x, shape: self.shape, weight, bias, residual: self.residual, y };
-            match (self.kernel, outs) {
-                (1, 4) => block.run::<1, 1, 4>(),
-                (1, 3) => block.run::<1, 1, 3>(),
-                (1, 2) => block.run::<1, 1, 2>(),
-                (1, _) => block.run::<1, 1, 1>(),
-                (_, 4) => block.run::<3, 9, 4>(),
-                (_, 3) => block.run::<3, 9, 3>(),
-                (_, 2) => block.run::<3, 9, 2>(),
-                (_, _) => block.run::<3, 9, 1>(),
-            }
+    pub fn run(self, cpu: &Cpu) {
+        match self.weight {
+            Weights::F32(weight) => self.run_with(cpu, weight),
+            Weights::F16(weight) => self.run_with(cpu, weight),
         }
+    }
+
+    fn run_with<E: Element>(self, cpu: &Cpu, weight: &[E]) {
+        let Self { x, shape, kernel, method, bias, residual, scratch, y, .. } = self;
+        let outs = y.len() / shape.pixels().max(1);
+        let end = End { bias, residual };
+        if let Some(sizes) = Winograd::new(method, shape, outs as u16) {
+            return winograd::run(cpu, sizes, x, shape, weight, end, scratch, y);
+        }
+        // Parts of whole tiles of sums.
+        let part = shape.pixels().div_ceil(cpu.threads()).next_multiple_of(8);
+        let parts = y.chunks_mut(part * outs.max(1)).enumerate();
+        let parts =
+            parts.map(|(index, y)| Direct { x, shape, kernel, weight, end, outs, first: index * part, y });
+        cpu.run(parts, scratch);
     }
 
     /// The definition.
@@ -70,28 +62,27 @@ impl Conv2d<'_> {
     pub fn reference(self) {
         let Shape { channels, height, width } = self.shape;
         let (channels, height, width) = (usize::from(channels), height as isize, width as isize);
-        let reach = self.kernel as isize / 2;
+        let (outs, reach) = (self.y.len() / self.shape.pixels(), self.kernel as isize / 2);
         for (i, y) in self.y.iter_mut().enumerate() {
-            let (out, pixel) = (i / self.shape.pixels(), (i % self.shape.pixels()) as isize);
+            let (out, pixel) = (i % outs, (i / outs) as isize);
             let (row, column) = (pixel / width, pixel % width);
             let mut sum = f64::from(self.bias.get(out).copied().unwrap_or(0.0));
             sum += self.residual.map_or(0.0, |factor| f64::from(factor) * f64::from(*y));
-            for channel in 0..channels {
-                for dy in -reach..=reach {
-                    for dx in -reach..=reach {
-                        let (row, column) = (row + dy, column + dx);
-                        if (0..height).contains(&row) && (0..width).contains(&column) {
-                            let x = channel as isize * height * width + row * width + column;
-                            let tap = (dy + reach) * self.kernel as isize + dx + reach;
-                            let weight =
-                                (out * channels + channel) * self.kernel * self.kernel + tap as usize;
-                            let weight = match self.weight {
-                                Weights::F32(weights) => weights[weight],
-                                Weights::F16(weights) => widen(weights[weight]),
-                            };
-                            sum += f64::from(self.x[x as usize]) * f64::from(weight);
-                        }
-                    }
+            for tap in 0..self.kernel * self.kernel {
+                let row = row + (tap / self.kernel) as isize - reach;
+                let column = column + (tap % self.kernel) as isize - reach;
+                if !(0..height).contains(&row) || !(0..width).contains(&column) {
+                    continue;
+                }
+                for channel in 0..channels {
+                    let x = self.x[(row * width + column) as usize * channels + channel];
+                    let sizes = [outs, channels, self.kernel * self.kernel];
+                    let weight = traflow_graph::model::weight_index(sizes, [out, channel, tap]);
+                    let weight = match self.weight {
+                        Weights::F32(weights) => weights[weight],
+                        Weights::F16(weights) => crate::math::widen(weights[weight]),
+                    };
+                    sum += f64::from(x) * f64::from(weight);
                 }
             }
             *y = sum as f32;
@@ -99,121 +90,181 @@ impl Conv2d<'_> {
     }
 }
 
-/// The output channels that are computed together.
-struct Block<'a> {
+/// What is added to the sums of a convolution when they are stored.
+#[derive(Clone, Copy)]
+pub(super) struct End<'a> {
+    /// `[out]`, or empty for none.
+    pub(super) bias: &'a [f32],
+    /// Factor of what the output held before.
+    pub(super) residual: Option<f32>,
+}
+
+impl End<'_> {
+    /// Stores the sums of a vector of output channels from this one on.
+    #[inline(always)]
+    pub(super) fn store<S: Simd>(&self, s: S, mut sum: S::V, out: usize, y: &mut [f32]) {
+        let y = match y.len() {
+            len if len > S::LANES => &mut y[..S::LANES],
+            _ => y,
+        };
+        if !self.bias.is_empty() {
+            sum = s.add(sum, s.load(&self.bias[out..out + y.len()]));
+        }
+        if let Some(factor) = self.residual {
+            sum = s.mul_add(s.splat(factor), s.load(y), sum);
+        }
+        s.store(sum, y);
+    }
+}
+
+/// The pixels of `y`, of which this one is the first of the picture, one product for each tap. Nothing is copied: a row
+/// of the first factor is a pixel, or a pixel of zeros outside the picture.
+struct Direct<'a, E> {
     x: &'a [f32],
     shape: Shape,
-    weight: &'a [f32],
-    bias: [f32; OUT_BLOCK],
-    residual: Option<f32>,
+    kernel: usize,
+    weight: &'a [E],
+    end: End<'a>,
+    outs: usize,
+    first: usize,
     y: &'a mut [f32],
 }
 
-impl Block<'_> {
-    /// `K2` is `K` squared. Pixels are taken as one row, whatever the width; a tap beside the first or the last column
-    /// would then read the neighbouring row, which a mask prevents.
-    fn run<const K: usize, const K2: usize, const OUTS: usize>(self) {
-        let (pixels, width) = (self.shape.pixels(), usize::from(self.shape.width));
-        let taps = usize::from(self.shape.channels) * K2;
-        let weight: [&[[f32; K2]]; OUTS] = from_fn(|out| self.weight[out * taps..][..taps].as_chunks().0);
-        let reach = (K / 2) * (width + 1);
-        for start in (0..pixels).step_by(TILE) {
-            let mut masks = [[u32::MAX; TILE]; K];
-            if K == 3 {
-                let column: [usize; TILE] = from_fn(|i| (start + i) % width);
-                masks[0] = column.map(|column| if column == 0 { 0 } else { u32::MAX });
-                masks[2] = column.map(|column| if column + 1 == width { 0 } else { u32::MAX });
-            }
-            let inside = start >= reach && start + TILE + reach <= pixels;
-            let sums = if inside {
-                tile::<K, K2, OUTS, true>(self.x, pixels, width, start, &masks, &weight)
-            } else {
-                tile::<K, K2, OUTS, false>(self.x, pixels, width, start, &masks, &weight)
-            };
-            let end = pixels.min(start + TILE);
-            for ((y, sums), bias) in self.y.chunks_exact_mut(pixels).zip(&sums).zip(self.bias) {
-                for (y, sum) in y[start..end].iter_mut().zip(sums) {
-                    *y = sum + bias + self.residual.map_or(0.0, |factor| factor * *y);
-                }
-            }
-        }
+impl<E: Element> Kernel for Direct<'_, E> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S, scratch: &mut [f32]) {
+        let channels = usize::from(self.shape.channels);
+        let border = if self.kernel == 1 { 0 } else { channels };
+        let zeros = &mut scratch[..border];
+        zeros.fill(0.0);
+        let taps = self.kernel * self.kernel;
+        let weight = Panels {
+            elements: self.weight,
+            panel: channels * taps * PANEL,
+            row: taps * PANEL,
+            tail: taps * (self.outs % PANEL),
+        };
+        let rows: Range<usize> = 0..self.y.len() / self.outs.max(1);
+        let outs = self.outs;
+        tiles(s, &mut DirectProduct { direct: self, weight, channels, zeros }, rows, outs);
     }
 }
 
-/// Sums of one tile. `INSIDE`: all taps of all its pixels are between the first and the last pixel.
-#[inline(always)]
-fn tile<const K: usize, const K2: usize, const OUTS: usize, const INSIDE: bool>(
-    x: &[f32],
-    pixels: usize,
-    width: usize,
-    start: usize,
-    masks: &[[u32; TILE]; K],
-    weight: &[&[[f32; K2]]; OUTS],
-) -> [[f32; TILE]; OUTS] {
-    let mut sums = [[0.0; TILE]; OUTS];
-    let reach = (K / 2) * (width + 1);
-    for (channel, x) in x.chunks_exact(pixels).enumerate() {
-        let weight: [&[f32; K2]; OUTS] = from_fn(|out| &weight[out][channel]);
-        for ky in 0..K {
-            for kx in 0..K {
-                // Before the first pixel this wraps around, and there is no such pixel either.
-                let from = (start + ky * width + kx).wrapping_sub(reach);
-                let mut x: [f32; TILE] = if INSIDE {
-                    from_fn(|i| x[from..from + TILE][i])
-                } else {
-                    from_fn(|i| x.get(from.wrapping_add(i)).copied().unwrap_or(0.0))
-                };
-                if kx != K / 2 {
-                    x = from_fn(|i| f32::from_bits(x[i].to_bits() & masks[kx][i]));
+struct DirectProduct<'a, 'z, E> {
+    direct: Direct<'a, E>,
+    weight: Panels<'a, E>,
+    channels: usize,
+    zeros: &'z [f32],
+}
+
+impl<E: Element> Product for DirectProduct<'_, '_, E> {
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const N: usize>(
+        &mut self,
+        s: S,
+        row: usize,
+        panel: usize,
+        part: Option<usize>,
+    ) {
+        let Direct { x, shape, kernel, end, outs, first, .. } = self.direct;
+        let (height, width) = (usize::from(shape.height), usize::from(shape.width));
+        let mut sums = [[s.splat(0.0); N]; M];
+        let mut pixels = [(0, 0); M];
+        for (m, pixel) in pixels.iter_mut().enumerate() {
+            *pixel = ((first + row + m) / width, (first + row + m) % width);
+        }
+        for tap in 0..kernel * kernel {
+            let (dy, dx) = (tap / kernel, tap % kernel);
+            let mut rows = [self.zeros; M];
+            for (row, &(y, x_of)) in rows.iter_mut().zip(&pixels) {
+                // Before the first row and column this wraps around, and is outside the picture too.
+                let y = (y + dy).wrapping_sub(kernel / 2);
+                let column = (x_of + dx).wrapping_sub(kernel / 2);
+                if y < height && column < width {
+                    *row = &x[(y * width + column) * self.channels..][..self.channels];
                 }
-                for out in 0..OUTS {
-                    let weight = weight[out][ky * K + kx];
-                    for i in 0..TILE {
-                        sums[out][i] += weight * x[i];
-                    }
+            }
+            accumulate(
+                s,
+                rows,
+                self.weight.columns::<S>(panel, part, tap * part.unwrap_or(PANEL)),
+                &mut sums,
+            );
+        }
+        for (m, sums) in sums.iter().enumerate() {
+            for (n, &sum) in sums.iter().enumerate() {
+                let out = panel * PANEL + n * S::LANES;
+                if out < outs {
+                    end.store(s, sum, out, &mut self.direct.y[(row + m) * outs + out..(row + m + 1) * outs]);
                 }
             }
         }
     }
-    sums
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
     use crate::kernels::tests::{close, random};
     use std::vec::Vec;
+    use traflow_graph::model::scratch_bytes;
+    use traflow_graph::op::Op;
 
-    #[test]
-    fn run_is_the_definition() {
-        for (channels, outs) in [(1, 1), (3, 2), (5, 3), (7, 13), (13, 4), (2, 8)] {
-            for (height, width) in [(1, 1), (2, 2), (7, 7), (14, 14), (3, 5), (1, 9), (9, 1), (2, 16)] {
-                for kernel in [1, 3] {
-                    for (residual, biased) in [(None, true), (Some(0.7), false)] {
-                        let shape = Shape::new(channels as u16, height, width);
-                        let taps = channels * kernel * kernel;
-                        let (x, weight) = (&random(0, shape.elements()), random(1, outs * taps));
-                        let bias = &random(2, if biased { outs } else { 0 });
-                        let halves: Vec<u16> =
-                            weight.iter().map(|&w| half::f16::from_f32(w).to_bits()).collect();
-                        for weight in [Weights::F32(&weight), Weights::F16(&halves)] {
-                            let mut scratch = std::vec![0.0; OUT_BLOCK * taps];
-                            let mut run = |y: &mut [f32], reference: bool| {
-                                let scratch = &mut scratch;
-                                let conv = Conv2d { x, shape, kernel, weight, bias, residual, scratch, y };
-                                if reference { conv.reference() } else { conv.run() }
-                            };
-                            let mut y = random(3, outs * shape.pixels());
-                            let mut expected = y.clone();
-                            run(&mut y, false);
-                            run(&mut expected, true);
-                            let what = std::format!("{shape} to {outs}, kernel {kernel}");
-                            close(&y, &expected, taps, &what);
+    const SIZES: [(u16, u16); 10] =
+        [(1, 1), (2, 2), (7, 7), (14, 14), (3, 5), (1, 9), (9, 1), (2, 16), (8, 8), (18, 17)];
+
+    /// Compares a method with the definition for all sizes, with all that may be added.
+    fn compare(method: Method, kernel: usize, tolerance: usize) {
+        for (channels, outs) in
+            [(1, 1), (3, 2), (5, 3), (7, 13), (13, 4), (2, 16), (16, 35), (20, 64), (33, 51)]
+        {
+            for (height, width) in SIZES {
+                let shape = Shape::new(channels, height, width);
+                let taps = usize::from(channels) * kernel * kernel;
+                let (x, weight) = (&random(0, shape.elements()), random(1, outs * taps));
+                let halves: Vec<u16> = weight.iter().map(|&w| half::f16::from_f32(w).to_bits()).collect();
+                let op =
+                    Op::Conv2d { out: outs as u16, kernel: kernel as u8, bias: true, residual: None, method };
+                let scratch = scratch_bytes(op, &[shape], 4) as usize / 4;
+                for (residual, biased) in [(None, true), (Some(0.7), false)] {
+                    let bias = &random(2, if biased { outs } else { 0 });
+                    for weight in [Weights::F32(&weight), Weights::F16(&halves)] {
+                        let run = |y: &mut [f32], cpu: Option<Cpu>| {
+                            // What is in the scratch memory does not matter.
+                            let scratch = &mut std::vec![f32::NAN; scratch];
+                            let conv =
+                                Conv2d { x, shape, kernel, method, weight, bias, residual, scratch, y };
+                            match cpu {
+                                Some(cpu) => conv.run(&cpu),
+                                None => conv.reference(),
+                            }
+                        };
+                        let before = random(3, outs * shape.pixels());
+                        let mut expected = before.clone();
+                        run(&mut expected, None);
+                        for isa in Isa::all() {
+                            let mut y = before.clone();
+                            run(&mut y, Some(Cpu::new(isa)));
+                            let what = std::format!("{isa}: {shape} to {outs}, kernel {kernel}, {method:?}");
+                            close(&y, &expected, taps * tolerance, &what);
                         }
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn direct_is_the_definition() {
+        compare(Method::Direct, 1, 1);
+        compare(Method::Direct, 3, 1);
+    }
+
+    #[test]
+    fn winograd_is_the_definition_but_for_rounding() {
+        compare(Method::Winograd2, 3, 16);
+        compare(Method::Winograd4, 3, 64);
     }
 
     #[test]
@@ -224,13 +275,14 @@ mod tests {
             x: &x,
             shape: Shape::new(1, 3, 4),
             kernel: 3,
+            method: Method::Direct,
             weight: Weights::F32(&[1.0; 9]),
             bias: &[],
             residual: None,
-            scratch: &mut [],
+            scratch: &mut [0.0],
             y: &mut y,
         }
-        .run();
+        .run(&Cpu::new(Isa::detect()));
         // The end of the first row does not reach the beginning of the second.
         let infinite = y.map(|y| y == f32::INFINITY);
         assert_eq!(infinite.map(u8::from), [0, 0, 1, 1, 0, 0, 1, 1, 0, 0, 0, 0]);

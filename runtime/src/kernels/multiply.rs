@@ -1,28 +1,38 @@
-/// `y = y · b`. Each element of b is the factor of as many elements of y as y is longer: b is a vector of y's channels,
-/// or one number.
+use crate::cpu::Cpu;
+use crate::simd::{Kernel, Simd};
+
+/// `y = y · b`, where b is a vector of y's channels, or one number.
 #[derive(Debug)]
 pub struct Multiply<'a> {
     /// The factors, `[channels]` or `[1]`.
     pub b: &'a [f32],
-    /// Input and output, `[channels, pixels]`.
+    /// Input and output, `[pixels, channels]`.
     pub y: &'a mut [f32],
 }
 
 impl Multiply<'_> {
     /// Computes it.
-    pub fn run(self) {
-        let pixels = self.y.len() / self.b.len().max(1);
-        for (channel, b) in self.y.chunks_exact_mut(pixels.max(1)).zip(self.b) {
-            channel.iter_mut().for_each(|y| *y *= b);
-        }
+    pub fn run(self, cpu: &Cpu) {
+        cpu.run([self].into_iter(), &mut []);
     }
 
     /// The definition.
     #[cfg(any(test, feature = "std"))]
     pub fn reference(self) {
-        let pixels = self.y.len() / self.b.len();
         for (i, y) in self.y.iter_mut().enumerate() {
-            *y *= self.b[i / pixels];
+            *y *= self.b[i % self.b.len()];
+        }
+    }
+}
+
+impl Kernel for Multiply<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S, _: &mut [f32]) {
+        if let [b] = self.b {
+            return self.y.iter_mut().for_each(|y| *y *= b);
+        }
+        for pixel in self.y.chunks_exact_mut(self.b.len().max(1)) {
+            pixel.iter_mut().zip(self.b).for_each(|(y, b)| *y *= b);
         }
     }
 }
@@ -34,12 +44,12 @@ mod tests {
 
     #[test]
     fn run_is_the_definition() {
-        for channels in [1, 3, 5, 13] {
+        for (isa, channels) in crate::Isa::all().flat_map(|isa| [1, 3, 5, 13].map(|c| (isa, c))) {
             for pixels in [1, 4, 49] {
                 for b in [random(1, channels), random(1, 1)] {
                     let mut y = random(0, channels * pixels);
                     let mut expected = y.clone();
-                    Multiply { b: &b, y: &mut y }.run();
+                    Multiply { b: &b, y: &mut y }.run(&Cpu::new(isa));
                     Multiply { b: &b, y: &mut expected }.reference();
                     assert_eq!(y, expected);
                 }

@@ -1,0 +1,433 @@
+//! Winograd's convolution F(tile × tile, 3×3): `Y = Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A`.
+//!
+//! The points of interpolation are 0, ±a, ±b and infinity for 4×4, and 0, ±1 and infinity for 2×2. Weights are transformed
+//! here, two rows of `G g Gᵀ` at a time, just before they are multiplied: in a file they would take 4 or 1.8 times the bytes, and
+//! reading those takes longer than computing them wherever a picture has few tiles. So 16-bit weights lose nothing either.
+
+use core::ops::Range;
+
+use traflow_graph::model::PANEL;
+use traflow_graph::op::Shape;
+use traflow_graph::winograd::{TILE_GROUP, Winograd};
+
+use super::conv2d::End;
+use crate::cpu::Cpu;
+use crate::simd::{Element, Grid, Kernel, Simd, accumulate};
+use crate::tiles::{Panels, Product, group, tiles};
+
+/// The points of F(4×4).
+const A: f64 = 0.75;
+const B: f64 = 1.5;
+const A2: f64 = A * A;
+const B2: f64 = B * B;
+
+/// Factors of the rows of G at ±a and ±b.
+const GA: f64 = 0.5 / (A2 * (A2 - B2));
+const GB: f64 = 0.5 / (B2 * (B2 - A2));
+
+/// G for 2×2 and for 4×4 pixels.
+const G4: [[f32; 3]; 4] = [[-1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0]];
+const G6: [[f32; 3]; 6] = [
+    [(1.0 / (A2 * B2)) as f32, 0.0, 0.0],
+    [GA as f32, (GA * A) as f32, (GA * A2) as f32],
+    [GA as f32, (-GA * A) as f32, (GA * A2) as f32],
+    [GB as f32, (GB * B) as f32, (GB * B2) as f32],
+    [GB as f32, (-GB * B) as f32, (GB * B2) as f32],
+    [0.0, 0.0, 1.0],
+];
+
+/// `Bᵀ d` of 4 or 6 elements, in place.
+#[inline(always)]
+fn transform_input<S: Simd>(s: S, d: &mut [S::V]) {
+    let c = |x: f64| s.splat(x as f32);
+    match *d {
+        [d0, d1, d2, d3] => {
+            d[0] = s.sub(d2, d0);
+            d[1] = s.add(d2, d1);
+            d[2] = s.sub(d2, d1);
+            d[3] = s.sub(d3, d1);
+        }
+        [d0, d1, d2, d3, d4, d5] => {
+            let even = s.mul_add(c(-(A2 + B2)), d2, d4);
+            let odd = s.mul_add(c(-(A2 + B2)), d3, d5);
+            let (even_a, even_b) = (s.mul_add(c(-B2), d2, d4), s.mul_add(c(-A2), d2, d4));
+            let odd_a = s.mul_add(c(-A * B2), d1, s.mul(c(A), d3));
+            let odd_b = s.mul_add(c(-B * A2), d1, s.mul(c(B), d3));
+            d[0] = s.mul_add(c(A2 * B2), d0, even);
+            d[1] = s.add(even_a, odd_a);
+            d[2] = s.sub(even_a, odd_a);
+            d[3] = s.add(even_b, odd_b);
+            d[4] = s.sub(even_b, odd_b);
+            d[5] = s.mul_add(c(A2 * B2), d1, odd);
+        }
+        _ => {}
+    }
+}
+
+/// `Aᵀ m` of 4 or 6 elements, in place: the first 2 or 4 are the result.
+#[inline(always)]
+fn transform_output<S: Simd>(s: S, m: &mut [S::V]) {
+    let c = |x: f64| s.splat(x as f32);
+    match *m {
+        [m0, m1, m2, m3] => {
+            m[0] = s.add(m0, s.add(m1, m2));
+            m[1] = s.add(m3, s.sub(m1, m2));
+        }
+        [m0, m1, m2, m3, m4, m5] => {
+            let (even_a, odd_a) = (s.add(m1, m2), s.sub(m1, m2));
+            let (even_b, odd_b) = (s.add(m3, m4), s.sub(m3, m4));
+            m[0] = s.add(m0, s.add(even_a, even_b));
+            m[1] = s.mul_add(c(A), odd_a, s.mul(c(B), odd_b));
+            m[2] = s.mul_add(c(A2), even_a, s.mul(c(B2), even_b));
+            m[3] = s.mul_add(c(A2 * A), odd_a, s.mul_add(c(B2 * B), odd_b, m5));
+        }
+        _ => {}
+    }
+}
+
+/// `h Gᵀ` of one row h, 4 or 6 elements.
+#[inline(always)]
+fn transform_weight<S: Simd>(s: S, [h0, h1, h2]: [S::V; 3], u: &mut [S::V]) {
+    let c = |x: f64| s.splat(x as f32);
+    match u {
+        [u0, u1, u2, u3] => {
+            let (even, odd) = (s.mul(c(0.5), s.add(h0, h2)), s.mul(c(0.5), h1));
+            (*u0, *u1, *u2, *u3) = (s.sub(c(0.0), h0), s.add(even, odd), s.sub(even, odd), h2);
+        }
+        [u0, u1, u2, u3, u4, u5] => {
+            let even_a = s.mul_add(c(GA), h0, s.mul(c(GA * A2), h2));
+            let even_b = s.mul_add(c(GB), h0, s.mul(c(GB * B2), h2));
+            let (odd_a, odd_b) = (s.mul(c(GA * A), h1), s.mul(c(GB * B), h1));
+            *u0 = s.mul(c(1.0 / (A2 * B2)), h0);
+            (*u1, *u2) = (s.add(even_a, odd_a), s.sub(even_a, odd_a));
+            (*u3, *u4) = (s.add(even_b, odd_b), s.sub(even_b, odd_b));
+            *u5 = h2;
+        }
+        _ => {}
+    }
+}
+
+/// Computes the convolution, block by block of tiles.
+#[allow(clippy::too_many_arguments, reason = "the fields of a convolution, taken apart")]
+pub(super) fn run<E: Element>(
+    cpu: &Cpu,
+    sizes: Winograd,
+    x: &[f32],
+    shape: Shape,
+    weight: &[E],
+    end: End<'_>,
+    scratch: &mut [f32],
+    y: &mut [f32],
+) {
+    let (inputs, scratch) = scratch.split_at_mut(sizes.input_elements());
+    for first in (0..sizes.tiles()).step_by(sizes.block()) {
+        let tiles = first..sizes.tiles().min(first + sizes.block());
+        let groups = tiles.len().div_ceil(TILE_GROUP);
+        let part = groups.div_ceil(cpu.threads());
+        let inputs = &mut inputs[..groups * sizes.group_elements()];
+        let parts = inputs.chunks_mut(part * sizes.group_elements()).enumerate().map(|(index, v)| {
+            let first = tiles.start + index * part * TILE_GROUP;
+            Inputs { sizes, x, shape, tiles: first..tiles.end.min(first + part * TILE_GROUP), v }
+        });
+        cpu.run(parts, &mut []);
+
+        // Each task has some of the output channels.
+        let panels = sizes.out.div_ceil(PANEL);
+        let part = panels.div_ceil(cpu.threads());
+        let mut rest = Some(Grid::new(y, sizes.out));
+        let parts = (0..panels).step_by(part).map_while(|panel| {
+            let (y, others) = rest.take()?.split(part * PANEL);
+            rest = Some(others);
+            Some(Outputs { sizes, v: inputs, weight, end, shape, tiles: tiles.clone(), panel, y })
+        });
+        cpu.run(parts, scratch);
+    }
+}
+
+/// Transforms the inputs of some tiles, into groups `[points², TILE_GROUP, channels]` with a panel more for each point.
+struct Inputs<'a> {
+    sizes: Winograd,
+    x: &'a [f32],
+    shape: Shape,
+    tiles: Range<usize>,
+    v: &'a mut [f32],
+}
+
+impl Kernel for Inputs<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S, _: &mut [f32]) {
+        match self.sizes.tile {
+            2 => self.transform::<S, 4>(s),
+            _ => self.transform::<S, 6>(s),
+        }
+    }
+}
+
+impl Inputs<'_> {
+    #[inline(always)]
+    fn transform<S: Simd, const P: usize>(self, s: S) {
+        let Winograd { tile, columns, channels, .. } = self.sizes;
+        let (height, width) = (usize::from(self.shape.height), usize::from(self.shape.width));
+        let zero = s.splat(0.0);
+        let mut d = [[zero; P]; P];
+        for (index, t) in self.tiles.enumerate() {
+            let group = &mut self.v[index / TILE_GROUP * self.sizes.group_elements()..];
+            let group = &mut group[index % TILE_GROUP * channels..];
+            let (top, left) = (t / columns * tile, t % columns * tile);
+            for channel in (0..channels).step_by(S::LANES) {
+                let lanes = channels - channel;
+                for (i, d) in d.iter_mut().enumerate() {
+                    // Above the picture and left of it this wraps around, and is outside it too.
+                    let row = (top + i).wrapping_sub(1);
+                    if row >= height {
+                        *d = [zero; P];
+                        continue;
+                    }
+                    let row = &self.x[row * width * channels..][..width * channels];
+                    for (j, d) in d.iter_mut().enumerate() {
+                        let column = (left + j).wrapping_sub(1);
+                        let inside = column < width;
+                        *d = if inside { load(s, row, column * channels + channel, lanes) } else { zero };
+                    }
+                    transform_input(s, d);
+                }
+                for j in 0..P {
+                    let mut of_column = [zero; P];
+                    for (element, d) in of_column.iter_mut().zip(&d) {
+                        *element = d[j];
+                    }
+                    transform_input(s, &mut of_column);
+                    let (place, next) =
+                        (j * self.sizes.group_point() + channel, P * self.sizes.group_point());
+                    if lanes >= S::LANES {
+                        s.put_each(of_column, group, place, next);
+                    } else {
+                        for (i, &element) in of_column.iter().enumerate() {
+                            s.store(element, &mut group[place + i * next..][..lanes]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The vector at an index, or as many of its lanes as there are; the others are zeros.
+#[inline(always)]
+fn load<S: Simd>(s: S, x: &[f32], index: usize, lanes: usize) -> S::V {
+    if lanes >= S::LANES { s.at(x, index) } else { s.load(&x[index..index + lanes]) }
+}
+
+/// Computes the output channels of some panels for a block of tiles.
+struct Outputs<'a, E> {
+    sizes: Winograd,
+    /// The transformed inputs of the block.
+    v: &'a [f32],
+    weight: &'a [E],
+    end: End<'a>,
+    shape: Shape,
+    tiles: Range<usize>,
+    /// The first panel.
+    panel: usize,
+    /// The channels of these panels.
+    y: Grid<'a>,
+}
+
+impl<E: Element> Kernel for Outputs<'_, E> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S, scratch: &mut [f32]) {
+        match self.sizes.tile {
+            2 => self.compute::<S, 4>(s, scratch, &G4),
+            _ => self.compute::<S, 6>(s, scratch, &G6),
+        }
+    }
+}
+
+impl<'a, E: Element> Outputs<'a, E> {
+    #[inline(always)]
+    fn compute<S: Simd, const P: usize>(mut self, s: S, scratch: &mut [f32], g: &[[f32; 3]; P]) {
+        let (u, products) = scratch.split_at_mut(self.sizes.weight_elements());
+        let all = self.y.columns().div_ceil(PANEL);
+        let mut panel = 0;
+        while panel < all {
+            let panels = group(all - panel, self.sizes.panels());
+            for first in (0..self.sizes.channels).step_by(self.sizes.depth()) {
+                let channels = first..self.sizes.channels.min(first + self.sizes.depth());
+                self.multiply::<S, P>(s, g, panel..panel + panels, channels, u, products);
+            }
+            self.transform_outputs::<S, P>(s, products, panel, panels);
+            panel += panels;
+        }
+    }
+
+    /// The products of some panels and of some channels of the input; those of earlier channels are there already.
+    #[inline(always)]
+    fn multiply<S: Simd, const P: usize>(
+        &self,
+        s: S,
+        g: &[[f32; 3]; P],
+        panels: Range<usize>,
+        channels: Range<usize>,
+        u: &mut [f32],
+        products: &mut [f32],
+    ) {
+        let (count, row, width) = (self.tiles.len(), self.sizes.weight_row(), panels.len() * PANEL);
+        for pair in 0..P / 2 {
+            for (u, panel) in u.chunks_mut(channels.len() * row).zip(panels.clone()) {
+                let weights = self.panel_weights(self.panel + panel);
+                transform_weights::<S, E, P>(s, g, pair, weights, channels.clone(), u);
+            }
+            for (slot, i) in rows_of_pair::<P>(pair).into_iter().enumerate() {
+                for j in 0..P {
+                    let point = i * P + j;
+                    let elements = &u[(slot * P + j) * PANEL..];
+                    let u = Panels { elements, panel: channels.len() * row, row, tail: row };
+                    let v = &self.v[point * self.sizes.group_point()..];
+                    let m = &mut products[point * (count * width + PANEL)..][..count * width];
+                    let product =
+                        &mut PointProduct { v, sizes: self.sizes, channels: channels.clone(), u, m, width };
+                    tiles(s, product, 0..count, width);
+                }
+            }
+        }
+    }
+
+    /// The weights of a panel, and its width.
+    #[inline(always)]
+    fn panel_weights(&self, panel: usize) -> (&'a [E], usize) {
+        let (depth, width) = (self.sizes.channels, PANEL.min(self.sizes.out - panel * PANEL));
+        (&self.weight[panel * PANEL * depth * 9..][..width * depth * 9], width)
+    }
+
+    /// The pixels of all tiles, for panels that were computed together.
+    #[inline(always)]
+    fn transform_outputs<S: Simd, const P: usize>(
+        &mut self,
+        s: S,
+        products: &[f32],
+        panel: usize,
+        panels: usize,
+    ) {
+        let Winograd { tile, columns, .. } = self.sizes;
+        let (height, width) = (usize::from(self.shape.height), usize::from(self.shape.width));
+        let (count, stride) = (self.tiles.len(), panels * PANEL);
+        let first = panel * PANEL;
+        let outs = stride.min(self.y.columns() - first);
+        let next = count * stride + PANEL;
+        let mut m = [[s.splat(0.0); P]; P];
+        for (index, t) in self.tiles.clone().enumerate() {
+            let (top, left) = (t / columns * tile, t % columns * tile);
+            for out in (0..outs).step_by(S::LANES) {
+                for (i, row) in m.iter_mut().enumerate() {
+                    *row = f32::at_each(s, products, i * P * next + index * stride + out, next);
+                    transform_output(s, row);
+                }
+                for j in 0..tile.min(width - left) {
+                    let mut of_column = [s.splat(0.0); P];
+                    for (element, row) in of_column.iter_mut().zip(&m) {
+                        *element = row[j];
+                    }
+                    transform_output(s, &mut of_column);
+                    for (i, &sum) in of_column.iter().enumerate().take(tile.min(height - top)) {
+                        let y = self.y.row((top + i) * width + left + j);
+                        let end = y.len().min(first + out + S::LANES);
+                        let channel = self.panel * PANEL + first + out;
+                        self.end.store(s, sum, channel, &mut y[first + out..end]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The rows of `G g Gᵀ` that are computed together: those at 0 and at infinity, or those at a point and at its negative.
+const fn rows_of_pair<const P: usize>(pair: usize) -> [usize; 2] {
+    if pair == 0 { [0, P - 1] } else { [2 * pair - 1, 2 * pair] }
+}
+
+/// Two rows of the transformed weights of a panel and of some channels, `[channels, 2·points, PANEL]` with a panel more for each channel.
+#[inline(always)]
+fn transform_weights<S: Simd, E: Element, const P: usize>(
+    s: S,
+    g: &[[f32; 3]; P],
+    pair: usize,
+    (weight, width): (&[E], usize),
+    channels: Range<usize>,
+    u: &mut [f32],
+) {
+    let [g0, g1, g2] = g[rows_of_pair::<P>(pair)[0]].map(|g| s.splat(g));
+    for (index, channel) in channels.enumerate() {
+        for lane in (0..PANEL).step_by(S::LANES) {
+            let mut taps = [s.splat(0.0); 9];
+            if width == PANEL {
+                taps = E::at_each(s, weight, channel * 9 * PANEL + lane, PANEL);
+            } else {
+                let rows = weight[channel * 9 * width..].chunks_exact(width);
+                for (tap, row) in taps.iter_mut().zip(rows) {
+                    *tap = E::load(s, &row[lane.min(width)..width.min(lane + S::LANES)]);
+                }
+            }
+            let (mut plus, mut minus) = ([s.splat(0.0); 3], [s.splat(0.0); 3]);
+            for kx in 0..3 {
+                let (above, middle, below) = (taps[kx], taps[3 + kx], taps[6 + kx]);
+                if pair == 0 {
+                    (plus[kx], minus[kx]) = (s.mul(g0, above), below);
+                } else {
+                    let (even, odd) = (s.mul_add(g0, above, s.mul(g2, below)), s.mul(g1, middle));
+                    (plus[kx], minus[kx]) = (s.add(even, odd), s.sub(even, odd));
+                }
+            }
+            let place = index * (2 * P + 1) * PANEL + lane;
+            let mut row = [s.splat(0.0); P];
+            transform_weight(s, plus, &mut row);
+            s.put_each(row, u, place, PANEL);
+            transform_weight(s, minus, &mut row);
+            s.put_each(row, u, place + P * PANEL, PANEL);
+        }
+    }
+}
+
+/// The products of one element of all tiles with all channels.
+struct PointProduct<'a> {
+    /// The transformed inputs, from this element of the first group of tiles on.
+    v: &'a [f32],
+    sizes: Winograd,
+    /// Those that are multiplied; what the ones before them gave is in `m`.
+    channels: Range<usize>,
+    u: Panels<'a, f32>,
+    m: &'a mut [f32],
+    width: usize,
+}
+
+impl Product for PointProduct<'_> {
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const N: usize>(
+        &mut self,
+        s: S,
+        row: usize,
+        panel: usize,
+        part: Option<usize>,
+    ) {
+        let place = |m: usize, n: usize| (row + m) * self.width + panel * PANEL + n * S::LANES;
+        let mut sums = [[s.splat(0.0); N]; M];
+        if self.channels.start > 0 {
+            for (m, sums) in sums.iter_mut().enumerate() {
+                for (n, sum) in sums.iter_mut().enumerate() {
+                    *sum = s.at(self.m, place(m, n));
+                }
+            }
+        }
+        let mut rows = [&[][..]; M];
+        for (m, v) in rows.iter_mut().enumerate() {
+            let (group, tile) = ((row + m) / TILE_GROUP, (row + m) % TILE_GROUP);
+            let v_of_tile = &self.v[group * self.sizes.group_elements() + tile * self.sizes.channels..];
+            *v = &v_of_tile[self.channels.clone()];
+        }
+        accumulate(s, rows, self.u.columns::<S>(panel, part, 0), &mut sums);
+        for (m, sums) in sums.iter().enumerate() {
+            for (n, &sum) in sums.iter().enumerate() {
+                s.put(sum, self.m, place(m, n));
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What an x86-64 processor says of itself, and what the operating system saves of its registers.
+
+use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+
+/// Bits of feature words, by leaf of CPUID and register.
+#[derive(Clone, Copy)]
+pub(super) struct Features {
+    /// Leaf 1, ECX.
+    basic: u32,
+    /// Leaf 7, EBX.
+    extended: u32,
+    /// Register states that the operating system saves (XCR0).
+    saved: u64,
+}
+
+const FMA: u32 = 1 << 12;
+const OSXSAVE: u32 = 1 << 27;
+const AVX: u32 = 1 << 28;
+const F16C: u32 = 1 << 29;
+const AVX2: u32 = 1 << 5;
+const AVX512F: u32 = 1 << 16;
+const AVX512BW: u32 = 1 << 30;
+const AVX512VL: u32 = 1 << 31;
+
+/// SSE and AVX registers.
+const YMM: u64 = 0b110;
+/// Masks, and both halves of the AVX-512 registers.
+const ZMM: u64 = 0b1110_0000 | YMM;
+
+#[target_feature(enable = "xsave")]
+fn saved() -> u64 {
+    // SAFETY: the caller has seen that the operating system has enabled XGETBV; register 0 always exists.
+    unsafe { _xgetbv(0) }
+}
+
+impl Features {
+    pub(super) fn detect() -> Self {
+        let (highest, basic) = (__cpuid(0).eax, __cpuid(1).ecx);
+        let extended = if highest >= 7 { __cpuid_count(7, 0).ebx } else { 0 };
+        // SAFETY: OSXSAVE says that the instruction exists and may be used.
+        let saved = if basic & OSXSAVE != 0 { unsafe { saved() } } else { 0 };
+        Self { basic, extended, saved }
+    }
+
+    pub(super) fn avx2(self) -> bool {
+        let basic = FMA | AVX | F16C;
+        self.basic & basic == basic && self.extended & AVX2 != 0 && self.saved & YMM == YMM
+    }
+
+    pub(super) fn avx512(self) -> bool {
+        let extended = AVX512F | AVX512BW | AVX512VL;
+        self.avx2() && self.extended & extended == extended && self.saved & ZMM == ZMM
+    }
+}
