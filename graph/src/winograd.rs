@@ -16,8 +16,8 @@ pub const PANEL_GROUP: usize = 3;
 /// The most tiles that are computed together, so that scratch memory does not grow with the picture.
 const TILE_BLOCK: usize = 64;
 
-/// See [`Winograd::depth`].
-pub static DEPTH: core::sync::atomic::AtomicUsize = core::sync::atomic::AtomicUsize::new(128);
+/// The most channels of the input that are multiplied together, see [`Winograd::depth`].
+const DEPTH: usize = 128;
 
 /// A Winograd convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Winograd {
     /// Channels of the input whose products are summed before those of the next ones, so that the transformed weights stay
     /// in the second-level cache until they are used.
     pub fn depth(&self) -> usize {
-        self.channels.min(DEPTH.load(core::sync::atomic::Ordering::Relaxed))
+        self.channels.min(DEPTH)
     }
 
     /// Elements of two rows of transformed weights of a channel and a panel.

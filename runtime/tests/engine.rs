@@ -10,7 +10,7 @@ use traflow_graph::plan::plan;
 use traflow_graph::write::{ModelSource, NodeParameters, write};
 use traflow_runtime::{Cpu, Engine, EngineError, Isa};
 
-/// A small U-Net with every operation of version 1 of the format, and every way to reach an input: in the arena, as a constant, in
+/// A small U-Net with every operation that files of integers have too, and every way to reach an input: in the arena, as a constant, in
 /// place and not.
 fn graph() -> Graph {
     let mut g = Builder::new();
@@ -45,7 +45,7 @@ fn graph() -> Graph {
     g.finish().unwrap()
 }
 
-/// A small network with what version 2 added, with a class and a norm whose scale has a row for each moment.
+/// A small network with the other operations, with a class and a norm whose scale has a row for each moment.
 fn second_graph() -> Graph {
     let mut g = Builder::new();
     let x = g.image(Shape::new(4, 6, 10));
