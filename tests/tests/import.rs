@@ -77,7 +77,8 @@ fn configurations_follow_from_names_and_shapes() {
 fn imported_networks_agree_in_the_runtime() {
     for name in ["ddpmpp", "ncsnpp", "skip", "adm"] {
         let teacher = checkpoint(import(name));
-        let exported = export(&teacher, &Options { weights: Dtype::F32, steps: vec![3], winograd: true }).unwrap();
+        let exported =
+            export(&teacher, &Options { weights: Dtype::F32, steps: vec![3], winograd: true }).unwrap();
         let words: Vec<u32> = bytemuck::pod_collect_to_vec(&exported.file);
         let model = Model::new(bytemuck::cast_slice(&words)).unwrap();
         let mut arena = vec![0; Engine::arena_bytes(&model)];
