@@ -1,6 +1,6 @@
 //! Vectors of the processor, and the choice of its instruction set: the only place with `unsafe`.
 //!
-//! A kernel is written once, over [`Simd`]. An instruction set is a token: a value of [`Avx512`](avx512::Avx512) exists
+//! A kernel is written once, over [`Simd`]. An instruction set is a token: a value of `Avx512` exists
 //! only where the processor has it, which is why its methods are safe to call. [`Isa::detect`] makes the tokens, and
 //! [`Isa::run`] compiles a kernel for one.
 #![allow(unsafe_code)]
