@@ -1,4 +1,6 @@
-//! Data sets: pictures and labels in the IDX format of MNIST, plain or gzipped.
+//! Data sets: pictures and labels in the IDX format of MNIST, plain or gzipped, and CIFAR-10's binary files.
+//!
+//! Pictures in colour are IDX files of four dimensions: pictures, channels, rows, columns.
 
 use std::fs;
 use std::io::Read;
@@ -8,8 +10,11 @@ use anyhow::{Context, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
 use traflow_graph::op::Shape;
 
-/// Magic number of a file of pictures: bytes in three dimensions.
+/// Magic number of a file of grey pictures: bytes in three dimensions.
 const IMAGES: u32 = 0x0803;
+
+/// Magic number of a file of pictures with channels: bytes in four dimensions.
+const COLOUR_IMAGES: u32 = 0x0804;
 
 /// Magic number of a file of labels: bytes in one dimension.
 const LABELS: u32 = 0x0801;
@@ -58,47 +63,86 @@ impl Images {
     }
 }
 
-/// Reads pictures from an IDX file, gzipped or not.
+/// Channels, height and width of CIFAR-10's pictures.
+const CIFAR: [usize; 3] = [3, 32, 32];
+
+/// Reads pictures from an IDX file, gzipped or not, or, where the name ends in `.bin`, from one of CIFAR-10's files.
 ///
 /// # Errors
 /// Where the file cannot be read, is of another kind, has no pictures, or is not as long as it says.
 pub fn read_images(path: &Path) -> Result<Images> {
-    let ([_, height, width], pixels) = read(path, IMAGES)?;
-    Ok(Images { channels: 1, height, width, pixels })
+    if is_cifar(path) {
+        return Ok(read_cifar(path)?.0);
+    }
+    let (dimensions, pixels) = read(path, &[IMAGES, COLOUR_IMAGES])?;
+    let (channels, height, width) = match dimensions[..] {
+        [_, channels, height, width] => (channels, height, width),
+        [_, height, width] => (1, height, width),
+        _ => bail!("{}: its dimensions {dimensions:?} are not those of pictures", path.display()),
+    };
+    let fits = [channels, height, width].iter().all(|&d| u16::try_from(d).is_ok());
+    ensure!(fits, "{}: pictures of {channels}×{height}×{width} are too large", path.display());
+    Ok(Images { channels, height, width, pixels })
 }
 
-/// Reads labels from an IDX file, gzipped or not.
+fn is_cifar(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "bin")
+}
+
+fn read_cifar(path: &Path) -> Result<(Images, Vec<u8>)> {
+    let context = || format!("reading {}", path.display());
+    parse_cifar(&fs::read(path).with_context(context)?).with_context(context)
+}
+
+/// Pictures and labels of one of CIFAR-10's binary files: a byte of label, then red, green and blue, row by row.
+fn parse_cifar(file: &[u8]) -> Result<(Images, Vec<u8>)> {
+    let [channels, height, width] = CIFAR;
+    let record = 1 + channels * height * width;
+    ensure!(
+        !file.is_empty() && file.len().is_multiple_of(record),
+        "its {} bytes are no records of {record} bytes, as CIFAR-10 has",
+        file.len()
+    );
+    let labels: Vec<u8> = file.iter().step_by(record).copied().collect();
+    if let Some(index) = labels.iter().position(|&label| label > 9) {
+        bail!("picture {index} has label {}, CIFAR-10's end with 9", labels[index]);
+    }
+    let pixels = file.chunks_exact(record).flat_map(|record| &record[1..]).copied().collect();
+    Ok((Images { channels, height, width, pixels }, labels))
+}
+
+/// Reads labels from an IDX file, gzipped or not, or, where the name ends in `.bin`, from one of CIFAR-10's files.
 ///
 /// # Errors
 /// As [`read_images`].
 pub fn read_labels(path: &Path) -> Result<Vec<u8>> {
-    let ([_], labels) = read(path, LABELS)?;
-    Ok(labels)
+    if is_cifar(path) {
+        return Ok(read_cifar(path)?.1);
+    }
+    Ok(read(path, &[LABELS])?.1)
 }
 
-/// The dimensions and the bytes of an IDX file of this kind.
-fn read<const N: usize>(path: &Path, magic: u32) -> Result<([usize; N], Vec<u8>)> {
+/// The dimensions and the bytes of an IDX file of one of these kinds.
+fn read(path: &Path, magics: &[u32]) -> Result<(Vec<usize>, Vec<u8>)> {
     let file = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     let read = if file.starts_with(&[0x1f, 0x8b]) {
-        parse(MultiGzDecoder::new(file.as_slice()), magic)
+        parse(MultiGzDecoder::new(file.as_slice()), magics)
     } else {
-        parse(file.as_slice(), magic)
+        parse(file.as_slice(), magics)
     };
     read.with_context(|| format!("reading {}", path.display()))
 }
 
-fn parse<const N: usize>(mut file: impl Read, magic: u32) -> Result<([usize; N], Vec<u8>)> {
+fn parse(mut file: impl Read, magics: &[u32]) -> Result<(Vec<usize>, Vec<u8>)> {
     let mut number = || -> Result<u32> {
         let mut bytes = [0; 4];
         file.read_exact(&mut bytes).context("its header is cut off or damaged")?;
         Ok(u32::from_be_bytes(bytes))
     };
     let found = number()?;
-    ensure!(found == magic, "its magic number is {found:#010x}, not {magic:#010x}");
-    let mut dimensions = [0; N];
-    for dimension in &mut dimensions {
-        *dimension = number()? as usize;
-    }
+    ensure!(magics.contains(&found), "its magic number is {found:#010x}, not {:#010x}", magics[0]);
+    // The last byte of a magic number is the number of dimensions.
+    let dimensions = (0..found & 0xff).map(|_| Ok(number()? as usize)).collect::<Result<Vec<_>>>()?;
     let length = dimensions.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
     let length = match length {
         Some(0) => bail!("it is empty: its dimensions are {dimensions:?}"),
@@ -170,6 +214,45 @@ mod tests {
         let file = idx(LABELS, &[5], 5);
         for bytes in [gzip(&file), file] {
             assert_eq!(with_file(&bytes, read_labels).unwrap(), [0, 1, 2, 3, 4]);
+        }
+    }
+
+    #[test]
+    fn pictures_in_colour_are_read() {
+        let file = idx(COLOUR_IMAGES, &[2, 3, 2, 4], 48);
+        for bytes in [gzip(&file), file] {
+            let images = with_file(&bytes, read_images).unwrap();
+            assert_eq!((images.channels, images.height, images.width, images.len()), (3, 2, 4, 2));
+            assert_eq!(images.picture(1), (24..48).collect::<Vec<u8>>());
+        }
+        assert_eq!(
+            error(&idx(COLOUR_IMAGES, &[1, 3, 2, 4], 23)),
+            "it has 23 bytes of data where its dimensions [1, 3, 2, 4] need 24"
+        );
+        let wide =
+            format!("{:#}", with_file(&idx(IMAGES, &[1, 1, 70_000], 70_000), read_images).unwrap_err());
+        assert!(wide.ends_with("pictures of 1×1×70000 are too large"), "{wide}");
+    }
+
+    #[test]
+    fn cifar_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data_batch_1.bin");
+        let record = |label: u8| std::iter::once(label).chain((0..3072).map(move |i| i as u8 ^ label));
+        let file: Vec<u8> = record(9).chain(record(3)).collect();
+        fs::write(&path, &file).unwrap();
+        let images = read_images(&path).unwrap();
+        assert_eq!((images.channels, images.height, images.width, images.len()), (3, 32, 32, 2));
+        assert_eq!(images.picture(1), (0..3072).map(|i| i as u8 ^ 3).collect::<Vec<u8>>());
+        assert_eq!(read_labels(&path).unwrap(), [9, 3]);
+        for (bytes, reason) in [
+            (&file[..3072], "its 3072 bytes are no records of 3073 bytes, as CIFAR-10 has"),
+            (&[], "its 0 bytes are no records of 3073 bytes, as CIFAR-10 has"),
+            (&[10; 3073], "picture 0 has label 10, CIFAR-10's end with 9"),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            let text = format!("{:#}", read_images(&path).unwrap_err());
+            assert!(text.ends_with(reason), "{text}");
         }
     }
 

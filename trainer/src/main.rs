@@ -100,7 +100,7 @@ struct DeviceArgs {
 struct TeacherArgs {
     #[command(flatten)]
     training: TrainingArgs,
-    /// Pictures (IDX, plain or gzipped).
+    /// Pictures (IDX, plain or gzipped; or a .bin of CIFAR-10).
     #[arg(long)]
     images: PathBuf,
     /// Licence of the pictures, kept in the checkpoint.
