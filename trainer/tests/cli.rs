@@ -71,6 +71,8 @@ fn the_stages_follow_each_other() {
         "solvers",
         "sample teacher.safetensors --count 2 --steps 2 --solver rk45 -o teacher.png",
         "plan teacher.toml",
+        "init --preset nano --size 8 --seed 3 -o random.safetensors",
+        "sample random.safetensors --count 1 -o random.png",
     ] {
         let output = traflow(at, command);
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));

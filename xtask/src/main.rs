@@ -1,4 +1,4 @@
-//! Commands that call the project's programs one after the other; they compute nothing themselves.
+//! Commands that call the project's programs one after the other.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -6,7 +6,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
+use serde_json::Value;
 
+mod bench_peers;
+mod page;
 mod quickstart;
 mod smoke;
 
@@ -23,12 +26,15 @@ enum Task {
     Quickstart,
     /// Goes the whole way in a minute, with networks too small to be any good.
     Smoke,
+    /// Times the runtime and other runtimes on the same networks, and writes docs/benchmarks.md.
+    BenchPeers(bench_peers::Arguments),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().task {
         Task::Quickstart => quickstart::run(),
         Task::Smoke => smoke::run(),
+        Task::BenchPeers(arguments) => bench_peers::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,32 +51,27 @@ struct Programs {
 }
 
 impl Programs {
-    /// Builds the programs for use.
-    fn build() -> Result<Self> {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(root()).args(["build", "--release", "--bins"]);
-        cargo.args([
-            "--package",
-            "traflow-trainer",
-            "--package",
-            "traflow-export",
-            "--package",
-            "traflow-runtime",
-        ]);
-        let status = cargo.status().context("calling cargo")?;
-        ensure!(status.success(), "cargo build failed");
-        Self::find()
+    /// Builds the programs of these packages for use.
+    fn build(packages: &[&str]) -> Result<Self> {
+        let packages = packages.iter().flat_map(|package| ["--package", package]);
+        cargo(&["build", "--release", "--bins"].into_iter().chain(packages).collect::<Vec<_>>())?;
+        Self::beside()
     }
 
     /// The programs that were built with this one.
     fn find() -> Result<Self> {
-        let program = std::env::current_exe().context("looking for the programs")?;
-        let folder = program.parent().context("looking for the programs")?.to_owned();
+        let programs = Self::beside()?;
         for name in ["traflow", "traflow-export", "traflow-run"] {
-            let program = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
+            let program = programs.folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
             ensure!(program.exists(), "{}: build the workspace first", program.display());
         }
-        Ok(Self { folder })
+        Ok(programs)
+    }
+
+    /// Those in the folder of this program.
+    fn beside() -> Result<Self> {
+        let program = std::env::current_exe().context("looking for the programs")?;
+        Ok(Self { folder: program.parent().context("looking for the programs")?.to_owned() })
     }
 
     /// Calls a program in the project's folder with its progress visible, and returns what it printed.
@@ -89,7 +90,23 @@ impl Programs {
     }
 }
 
+/// Calls cargo in the project's folder.
+fn cargo(arguments: &[&str]) -> Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let status = cargo.current_dir(root()).args(arguments).status().context("calling cargo")?;
+    ensure!(status.success(), "cargo {} failed", arguments.join(" "));
+    Ok(())
+}
+
 /// The project's folder.
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+fn number(value: &Value) -> Result<f64> {
+    value.as_f64().with_context(|| format!("not a number: {value}"))
+}
+
+fn text(value: &Value) -> Result<&str> {
+    value.as_str().with_context(|| format!("not a text: {value}"))
 }

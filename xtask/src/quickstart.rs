@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{Programs, root};
+use crate::{Programs, number, root, text};
 
 const TEACHER: &str = "models/fashion-teacher.safetensors";
 const STUDENT: &str = "models/fashion-student.safetensors";
@@ -30,7 +30,7 @@ struct Network {
 
 /// Runs the stages and prints the table.
 pub(crate) fn run() -> Result<()> {
-    let programs = Programs::build()?;
+    let programs = Programs::build(&["traflow-trainer", "traflow-export", "traflow-runtime"])?;
     let start = Instant::now();
     fs::create_dir_all(root().join(RUN)).with_context(|| format!("making {RUN}"))?;
     let pairs = format!("{RUN}/pairs");
@@ -155,12 +155,4 @@ fn plural(steps: &str) -> String {
 
 fn parse(text: &str) -> Result<Value> {
     serde_json::from_str(text).with_context(|| format!("not JSON: {text}"))
-}
-
-fn number(value: &Value) -> Result<f64> {
-    value.as_f64().with_context(|| format!("not a number: {value}"))
-}
-
-fn text(value: &Value) -> Result<&str> {
-    value.as_str().with_context(|| format!("not a text: {value}"))
 }

@@ -1,0 +1,439 @@
+//! Times the runtime and other runtimes on the same networks: same weights, same noise, same number of threads, a batch of
+//! one picture. Everybody's picture is compared with ours before anything is timed, and then they take turns.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use traflow_graph::checkpoint::{Checkpoint, Precision, Role};
+use traflow_graph::noise::Noise;
+use traflow_graph::unet::{SConditioning, Unet};
+
+use crate::page;
+use crate::{Programs, cargo, root};
+
+/// How the command is called.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Networks.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', default_value = "nano,small,3m,16m")]
+    preset: Vec<String>,
+    /// Numbers of threads.
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,2")]
+    threads: Vec<usize>,
+    /// Turns of each contestant; one is about a twentieth of a second, or one picture.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// Contestants besides traflow-f32 [default: all].
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    peers: Option<Vec<String>>,
+    /// Build and make what is needed, and time nothing.
+    #[arg(long)]
+    prepare: bool,
+    /// Print the results as one JSON array.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a contestant is a part of.
+#[derive(Clone, Copy, PartialEq)]
+enum Program {
+    /// `benches/peers/src/main.rs`.
+    Rust,
+    /// `benches/peers/peers.py`.
+    Python,
+    /// `trainer/examples/peer.rs`.
+    Burn,
+}
+
+/// Somebody who makes the picture.
+struct Contestant {
+    name: &'static str,
+    title: &'static str,
+    program: Program,
+    /// What the program calls it.
+    kind: &'static str,
+    /// The file that it reads, in the folder of a network.
+    model: &'static str,
+    /// Where its version is known, and by which name.
+    version: (&'static str, &'static str),
+    /// The most that its picture may differ from that of the first, as a part of the range.
+    limit: f64,
+}
+
+impl Contestant {
+    /// One that computes in f32.
+    const fn new(
+        name: &'static str,
+        title: &'static str,
+        program: Program,
+        model: &'static str,
+        version: (&'static str, &'static str),
+    ) -> Self {
+        Self { name, title, program, kind: name, model, version, limit: 1e-4 }
+    }
+}
+
+/// Ours in f32 is the first, and what the others are compared with.
+const CONTESTANTS: [Contestant; 8] = {
+    use Program::{Burn, Python, Rust};
+    const OURS: (&str, &str) = ("Cargo.lock", "traflow-runtime");
+    const LOCK: &str = "benches/peers/Cargo.lock";
+    const PINS: &str = "benches/peers/requirements.txt";
+    [
+        Contestant {
+            kind: "traflow",
+            ..Contestant::new("traflow-f32", "TraFlow f32", Rust, "f32.traflow", OURS)
+        },
+        Contestant {
+            kind: "traflow",
+            limit: 5e-3,
+            ..Contestant::new("traflow-fp16", "TraFlow fp16", Rust, "fp16.traflow", OURS)
+        },
+        Contestant::new("onnxruntime", "ONNX Runtime", Python, ONNX, (PINS, "onnxruntime")),
+        Contestant::new("openvino", "OpenVINO", Python, ONNX, (PINS, "openvino")),
+        Contestant {
+            limit: 5e-2,
+            ..Contestant::new(BF16, "OpenVINO bf16", Python, ONNX, (PINS, "openvino"))
+        },
+        Contestant::new("tract", "tract", Rust, ONNX, (LOCK, "tract-onnx")),
+        Contestant::new("rten", "rten", Rust, ONNX, (LOCK, "rten")),
+        Contestant::new("burn-flex", "Burn (flex)", Burn, CHECKPOINT, ("Cargo.lock", "burn")),
+    ]
+};
+
+/// The one that is not in f32 and so not among those that ours in f32 is compared with.
+const BF16: &str = "openvino-bf16";
+
+const CHECKPOINT: &str = "random.safetensors";
+const ONNX: &str = "model.onnx";
+const NOISE: &str = "noise.f32";
+
+/// How long a turn is to take.
+const TURN: Duration = Duration::from_millis(50);
+
+/// A pause between turns, in which the threads of the one before go to sleep.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let contestants = choose(arguments.peers.as_deref())?;
+    let bench = Bench::prepare(&contestants, &arguments.preset)?;
+    if arguments.prepare {
+        return Ok(());
+    }
+    let mut results = Vec::new();
+    for preset in &arguments.preset {
+        for &threads in &arguments.threads {
+            let result = bench.measure(&contestants, preset, threads, arguments.rounds)?;
+            if !arguments.json {
+                println!("{}", page::summary(&result)?);
+            }
+            let path = bench.folder.join(format!("{preset}-{threads}.json"));
+            fs::write(&path, result.to_string()).with_context(|| format!("writing {}", path.display()))?;
+            results.push(result);
+        }
+    }
+    if arguments.json {
+        println!("{}", Value::from(results));
+    }
+    page::write(&bench.results()?)
+}
+
+fn choose(names: Option<&[String]>) -> Result<Vec<&'static Contestant>> {
+    let Some(names) = names else { return Ok(CONTESTANTS.iter().collect()) };
+    if let Some(unknown) = names.iter().find(|name| CONTESTANTS.iter().all(|c| c.name != **name)) {
+        let known: Vec<&str> = CONTESTANTS.iter().map(|contestant| contestant.name).collect();
+        bail!("there is no contestant {unknown}, only {}", known.join(", "));
+    }
+    let chosen = |c: &&Contestant| c.name == CONTESTANTS[0].name || names.iter().any(|name| name == c.name);
+    Ok(CONTESTANTS.iter().filter(chosen).collect())
+}
+
+/// Where programs, models and results are.
+struct Bench {
+    programs: Programs,
+    folder: PathBuf,
+}
+
+impl Bench {
+    /// Builds the programs, installs Python's packages and makes the models, as far as they are not there.
+    fn prepare(contestants: &[&'static Contestant], presets: &[String]) -> Result<Self> {
+        let programs = Programs::build(&["traflow-export"])?;
+        let target = programs.folder.parent().context("looking for the target folder")?.to_owned();
+        let bench = Self { folder: target.join("bench"), programs };
+        let needs = |program| contestants.iter().any(|contestant| contestant.program == program);
+        let peers = "benches/peers/Cargo.toml";
+        let target = bench.folder.display().to_string();
+        cargo(&["build", "--release", "--locked", "--manifest-path", peers, "--target-dir", &target])?;
+        if needs(Program::Burn) {
+            cargo(&["build", "--release", "--package", "traflow-trainer", "--example", "peer"])?;
+        }
+        if needs(Program::Python) {
+            bench.install()?;
+        }
+        for preset in presets {
+            bench.make(preset).with_context(|| format!("making the models of {preset}"))?;
+        }
+        Ok(bench)
+    }
+
+    fn rust(&self) -> PathBuf {
+        self.folder.join("release/traflow-peers").with_extension(std::env::consts::EXE_EXTENSION)
+    }
+
+    fn python(&self) -> PathBuf {
+        self.folder.join(if cfg!(windows) { "venv/Scripts/python.exe" } else { "venv/bin/python" })
+    }
+
+    /// Python's packages, in an environment of their own.
+    fn install(&self) -> Result<()> {
+        let (wanted, installed) =
+            (root().join("benches/peers/requirements.txt"), self.folder.join("venv/installed"));
+        let text = fs::read(&wanted).with_context(|| format!("reading {}", wanted.display()))?;
+        if fs::read(&installed).is_ok_and(|found| found == text) {
+            return Ok(());
+        }
+        let venv = self.folder.join("venv");
+        call(Command::new("python3").args(["-m", "venv"]).arg(venv))?;
+        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
+        call(Command::new(self.python()).args(install).arg(wanted))?;
+        fs::write(&installed, text).with_context(|| format!("writing {}", installed.display()))
+    }
+
+    /// The files of a network of random weights, unless they are newer than the program that makes them.
+    fn make(&self, preset: &str) -> Result<()> {
+        let folder = self.folder.join(preset);
+        let last = folder.join(NOISE);
+        let exporter =
+            self.programs.folder.join("traflow-export").with_extension(std::env::consts::EXE_EXTENSION);
+        if modified(&last) > modified(&exporter) {
+            return Ok(());
+        }
+        let unet = network(preset)?;
+        let mut noise = vec![0.0; unet.image().elements()];
+        Noise::new(0).fill(&mut noise);
+        let path = |name: &str| folder.join(name).display().to_string();
+        let checkpoint = Checkpoint::random(unet, Role::Student, 0)?;
+        checkpoint.write(&folder.join(CHECKPOINT), Precision::F32)?;
+        for precision in ["f32", "fp16"] {
+            let (flag, model) = (format!("--{precision}"), path(&format!("{precision}.traflow")));
+            self.programs.call("traflow-export", &[&path(CHECKPOINT), &flag, "-o", &model])?;
+        }
+        self.programs.call("traflow-export", &[&path(CHECKPOINT), "--onnx", &path(ONNX)])?;
+        let bytes: Vec<u8> = noise.iter().flat_map(|x| x.to_le_bytes()).collect();
+        Ok(fs::write(&last, bytes)?)
+    }
+
+    /// Compares the pictures, then lets everybody take turns.
+    fn measure(
+        &self,
+        contestants: &[&'static Contestant],
+        preset: &str,
+        threads: usize,
+        rounds: u32,
+    ) -> Result<Value> {
+        eprintln!("\n{preset}, {threads} thread{}", if threads == 1 { "" } else { "s" });
+        let folder = self.folder.join(preset);
+        let mut players = Vec::new();
+        let mut absent = Vec::new();
+        for contestant in contestants {
+            match Player::start(self, contestant, &folder, threads) {
+                Ok(player) => players.push(player),
+                // One that cannot run this network takes nothing away from the others; the page says so.
+                Err(error) => {
+                    eprintln!("{}: left out: {error:#}", contestant.title);
+                    absent.push(contestant.title);
+                }
+            }
+        }
+        let Some(first) = players.first() else { bail!("nobody runs {preset} with {threads} threads") };
+        let (reference, whose) = (first.picture.clone(), first.contestant.title);
+        players.iter_mut().try_for_each(|player| player.compare(&reference, whose))?;
+        players.iter_mut().try_for_each(Player::warm_up)?;
+        for round in 0..rounds as usize {
+            for place in 0..players.len() {
+                // Nobody always follows the same one's threads and caches by starting the rounds.
+                let player = (round + place) % players.len();
+                players[player].turn()?;
+            }
+        }
+        let macs = Unet::preset(preset, None).context("no such preset")?.graph()?.macs();
+        Ok(json!({
+            "preset": preset,
+            "threads": threads,
+            "rounds": rounds,
+            "macs": macs,
+            "machine": page::machine(),
+            "contestants": players.iter_mut().map(Player::result).collect::<Result<Vec<_>>>()?,
+            "absent": absent,
+        }))
+    }
+
+    /// The results that are there of the programs as they are now, of this run and of earlier ones.
+    fn results(&self) -> Result<Vec<Value>> {
+        let mut results = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let is_result = path.extension().is_some_and(|extension| extension == "json");
+            if is_result && modified(&path) > modified(&self.rust()) {
+                let text = fs::read_to_string(&path)?;
+                results.push(serde_json::from_str(&text).with_context(|| path.display().to_string())?);
+            }
+        }
+        Ok(results)
+    }
+}
+
+/// A student of a preset.
+fn network(preset: &str) -> Result<Unet> {
+    let unet = Unet::preset(preset, None).with_context(|| format!("there is no preset {preset}"))?;
+    Ok(Unet { s_conditioning: SConditioning::TiedMean, ..unet })
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|found| found.modified()).ok()
+}
+
+fn call(command: &mut Command) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = command.stdout(Stdio::null()).status().with_context(|| format!("calling {program}"))?;
+    ensure!(status.success(), "{program} failed ({status})");
+    Ok(())
+}
+
+/// A contestant that has loaded its model.
+struct Player {
+    contestant: &'static Contestant,
+    child: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    picture: Vec<f32>,
+    difference: f64,
+    /// Runs of a turn.
+    runs: usize,
+    /// Milliseconds.
+    times: Vec<f64>,
+}
+
+impl Player {
+    fn start(bench: &Bench, contestant: &'static Contestant, folder: &Path, threads: usize) -> Result<Self> {
+        let mut command = match contestant.program {
+            Program::Rust => Command::new(bench.rust()),
+            Program::Python => Command::new(bench.python()),
+            Program::Burn => Command::new(bench.programs.folder.join("examples/peer")),
+        };
+        match contestant.program {
+            Program::Rust => command.arg(contestant.kind),
+            Program::Python => command.arg(root().join("benches/peers/peers.py")).arg(contestant.kind),
+            Program::Burn => command.env("RAYON_NUM_THREADS", threads.to_string()),
+        };
+        let output = folder.join(format!("{}-{threads}.f32", contestant.name));
+        command
+            .arg(folder.join(contestant.model))
+            .arg(threads.to_string())
+            .arg(folder.join(NOISE))
+            .arg(&output);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let requests = child.stdin.take().context("no input")?;
+        let answers = BufReader::new(child.stdout.take().context("no output")?);
+        let (picture, difference) = (Vec::new(), 0.0);
+        let mut player =
+            Self { contestant, child, requests, answers, picture, difference, runs: 1, times: Vec::new() };
+        let ready = player.answer()?;
+        ensure!(ready == "ready", "it says {ready:?}");
+        player.picture = fs::read(&output)?.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
+        Ok(player)
+    }
+
+    fn answer(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        if line.is_empty() {
+            bail!("{} ended ({})", self.contestant.title, self.child.wait()?);
+        }
+        Ok(line.trim().to_owned())
+    }
+
+    /// Whether it computes what the reference is.
+    fn compare(&mut self, reference: &[f32], whose: &str) -> Result<()> {
+        let Contestant { title, limit, .. } = self.contestant;
+        ensure!(self.picture.len() == reference.len(), "{title}: its picture has another size");
+        let (low, high) = reference.iter().fold((f32::MAX, f32::MIN), |(l, h), x| (l.min(*x), h.max(*x)));
+        let differences =
+            self.picture.iter().zip(reference).map(|(a, b)| f64::from((a - b).abs() / (high - low)));
+        let worst = differences.fold(0.0, |worst, d| if d.is_nan() { f64::INFINITY } else { d.max(worst) });
+        ensure!(
+            worst <= *limit,
+            "{title}: its picture differs by {worst:.1e} of the range, more than {limit:.0e}"
+        );
+        self.difference = worst;
+        eprintln!("{title}: its picture differs from that of {whose} by {worst:.1e} of the range");
+        Ok(())
+    }
+
+    /// Times of so many runs, in milliseconds.
+    fn time(&mut self, runs: usize) -> Result<Vec<f64>> {
+        writeln!(self.requests, "{runs}").with_context(|| format!("asking {}", self.contestant.title))?;
+        let answer = self.answer()?;
+        let times = answer.split(' ').map(|time| Ok(time.parse::<f64>()? / 1e6));
+        times.collect::<Result<Vec<f64>>>().with_context(|| format!("{}: {answer}", self.contestant.title))
+    }
+
+    /// Finds out how many runs are a turn.
+    fn warm_up(&mut self) -> Result<()> {
+        let fastest = self.time(3)?.into_iter().fold(f64::INFINITY, f64::min);
+        self.runs = (TURN.as_secs_f64() * 1e3 / fastest).clamp(1.0, 1000.0) as usize;
+        self.time(self.runs)?;
+        Ok(())
+    }
+
+    /// One turn. Its first run finds the caches full of somebody else's numbers and is not counted.
+    fn turn(&mut self) -> Result<()> {
+        std::thread::sleep(PAUSE);
+        let times = self.time(self.runs + 1)?;
+        self.times.extend(&times[1..]);
+        Ok(())
+    }
+
+    fn result(&mut self) -> Result<Value> {
+        self.times.sort_by(f64::total_cmp);
+        let at = |part: f64| self.times[((self.times.len() - 1) as f64 * part).round() as usize];
+        let Contestant { name, title, version: (file, package), .. } = self.contestant;
+        Ok(json!({
+            "name": name,
+            "title": title,
+            "version": version(file, package)?,
+            "peer": self.contestant.kind != "traflow" && *name != BF16,
+            "difference": self.difference,
+            "runs": self.times.len(),
+            "median_ms": at(0.5),
+            "quartiles_ms": [at(0.25), at(0.75)],
+        }))
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        // It ends by itself when its input does; one that hangs would not.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+/// The version of a package by a lock file or by pinned requirements.
+fn version(file: &str, package: &str) -> Result<String> {
+    let text = fs::read_to_string(root().join(file)).with_context(|| format!("reading {file}"))?;
+    let mut lines = text.lines();
+    let found = if file.ends_with(".txt") {
+        lines.find_map(|line| line.strip_prefix(package)?.strip_prefix("=="))
+    } else {
+        lines.find(|line| *line == format!("name = \"{package}\""));
+        lines.next().and_then(|line| line.strip_prefix("version = \"")?.strip_suffix('"'))
+    };
+    Ok(found.with_context(|| format!("{file} has no {package}"))?.to_owned())
+}

@@ -1,0 +1,180 @@
+//! What `bench-peers` says: a table for the eye, and `docs/benchmarks.md`.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::fs;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::{number, root, text};
+
+const PAGE: &str = "docs/benchmarks.md";
+
+const HEAD: &str = "\
+# Benchmarks
+
+Written by `cargo xtask bench-peers`, which anybody can repeat: it needs Rust, Python 3 with `venv`, and both package indices.
+Times are medians in milliseconds of making one 3×32×32 picture in one step from given noise, with random weights (speed does
+not depend on them).
+
+- Everybody has the same weights: other runtimes an ONNX file by `traflow-export --onnx`, Burn the checkpoint by the trainer's
+  interpreter with its kernels. Each picture was compared with TraFlow's in f32 before anything was timed.
+- All contestants are loaded, each in a process of its own, and take turns of about 50 ms; who begins changes with every
+  round. The first run of a turn is not counted, and threads get 10 ms to go to sleep.
+- × is the time of the fastest other runtime in f32, divided by that of TraFlow in f32: more than 1 is faster. OpenVINO's bf16
+  is no f32, and beside the others for comparison. A dash is where somebody was left out or cannot run.
+";
+
+/// The processor, its cores and the system, and the day.
+pub(crate) fn machine() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| {
+        let line = info.lines().find(|line| line.starts_with(name));
+        line.and_then(|line| line.split_once(": ")).map_or("", |(_, value)| value)
+    };
+    let flags: BTreeSet<&str> = field("flags").split(' ').collect();
+    let known = ["avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16"];
+    let flags: Vec<&str> = known.into_iter().filter(|flag| flags.contains(flag)).collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let printed = |program: &str, argument| {
+        let output = Command::new(program).arg(argument).output();
+        output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+    };
+    format!(
+        "{} ({}), {cores} cores for this process, {} {}, {}, {}",
+        field("model name"),
+        flags.join(", "),
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+        printed("rustc", "--version"),
+        printed("date", "+%F")
+    )
+}
+
+/// The result of one network and number of threads, as a table.
+pub(crate) fn summary(result: &Value) -> Result<String> {
+    let mut table = format!("{}\n{}\n", heading(result)?, text(&result["machine"])?);
+    let macs = number(&result["macs"])?;
+    writeln!(table, "{:<24}{:>10}{:>20}{:>10}{:>12}", "", "median ms", "quartiles", "GMAC/s", "difference")?;
+    for contestant in contestants(result)? {
+        let median = number(&contestant["median_ms"])?;
+        let [low, high] = [0, 1].map(|i| number(&contestant["quartiles_ms"][i]));
+        let quartiles = format!("{:.2} – {:.2}", low?, high?);
+        let (speed, difference) = (macs / median / 1e6, number(&contestant["difference"])?);
+        writeln!(
+            table,
+            "{:<24}{median:>10.2}{quartiles:>20}{speed:>10.1}{difference:>12.1e}",
+            title(contestant)?
+        )?;
+    }
+    for title in result["absent"].as_array().into_iter().flatten() {
+        writeln!(table, "{:<24}{:>10}", text(title)?, "left out")?;
+    }
+    if let Some((ratio, peer)) = ratio(result)? {
+        write!(table, "TraFlow f32 is {ratio:.2} times as fast as {peer}, the fastest peer in f32")?;
+    }
+    Ok(table)
+}
+
+/// Writes the page.
+pub(crate) fn write(results: &[Value]) -> Result<()> {
+    let mut page = HEAD.to_owned();
+    let machines = results.iter().map(|result| text(&result["machine"])).collect::<Result<BTreeSet<_>>>()?;
+    for machine in machines {
+        writeln!(page, "\nMachine: {machine}.")?;
+    }
+    let mut threads = results.iter().map(|result| number(&result["threads"])).collect::<Result<Vec<_>>>()?;
+    threads.sort_by(f64::total_cmp);
+    threads.dedup();
+    for threads in threads {
+        let mut columns: Vec<&Value> =
+            results.iter().filter(|result| result["threads"] == threads as u64).collect();
+        columns.sort_by_key(|result| result["macs"].as_u64());
+        write!(page, "\n{}", table(&columns, threads as u64)?)?;
+    }
+    let path = root().join(PAGE);
+    fs::write(&path, page).with_context(|| format!("writing {}", path.display()))?;
+    eprintln!("{PAGE} was written");
+    Ok(())
+}
+
+/// A table with a column for each network.
+fn table(columns: &[&Value], threads: u64) -> Result<String> {
+    let mut titles: Vec<String> = Vec::new();
+    for column in columns {
+        for contestant in contestants(column)? {
+            let title = title(contestant)?;
+            if !titles.contains(&title) {
+                titles.push(title);
+            }
+        }
+    }
+    let mut table = format!("| {} |", plural(threads, "thread"));
+    for column in columns {
+        write!(table, " {}, {:.3} GMAC |", text(&column["preset"])?, number(&column["macs"])? / 1e9)?;
+    }
+    writeln!(table, "\n|---|{}", "---|".repeat(columns.len()))?;
+    for row in &titles {
+        write!(table, "| {row} |")?;
+        for column in columns {
+            let mut cell = "–".to_owned();
+            for contestant in contestants(column)? {
+                if title(contestant)? == *row {
+                    cell = format!("{:.2}", number(&contestant["median_ms"])?);
+                }
+            }
+            write!(table, " {cell} |")?;
+        }
+        writeln!(table)?;
+    }
+    write!(table, "| × |")?;
+    for column in columns {
+        write!(
+            table,
+            " {} |",
+            ratio(column)?.map_or("–".to_owned(), |(ratio, _)| format!("**{ratio:.2}**"))
+        )?;
+    }
+    writeln!(table)?;
+    Ok(table)
+}
+
+fn heading(result: &Value) -> Result<String> {
+    let count = |key: &str| number(&result[key]).map(|count| count as u64);
+    let (threads, rounds) = (plural(count("threads")?, "thread"), plural(count("rounds")?, "round"));
+    Ok(format!(
+        "{}, {:.3} GMAC, {threads}, {rounds}",
+        text(&result["preset"])?,
+        number(&result["macs"])? / 1e9
+    ))
+}
+
+/// How many times as fast as the fastest peer ours in f32 is, and who that is; nothing where one of them is absent.
+fn ratio(result: &Value) -> Result<Option<(f64, String)>> {
+    let mut ours = None;
+    let mut best: Option<(f64, String)> = None;
+    for contestant in contestants(result)? {
+        let median = number(&contestant["median_ms"])?;
+        if contestant["name"] == "traflow-f32" {
+            ours = Some(median);
+        }
+        if contestant["peer"] == true && best.as_ref().is_none_or(|(time, _)| median < *time) {
+            best = Some((median, title(contestant)?));
+        }
+    }
+    Ok(ours.zip(best).map(|(ours, (time, peer))| (time / ours, peer)))
+}
+
+fn contestants(result: &Value) -> Result<&Vec<Value>> {
+    result["contestants"].as_array().context("a result without contestants")
+}
+
+fn title(contestant: &Value) -> Result<String> {
+    Ok(format!("{} {}", text(&contestant["title"])?, text(&contestant["version"])?))
+}
+
+fn plural(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
