@@ -4,7 +4,7 @@
 use traflow_graph::model::{Model, Node};
 use traflow_graph::noise::Noise;
 use traflow_graph::op::{Op, Shape};
-use traflow_graph::quant::{IMAGE_BITS, Integers, Wide, long, panel_index};
+use traflow_graph::quant::{FACTOR, IMAGE_BITS, Integers, Wide, long, panel_index};
 
 /// Called after each node of each evaluation, with the number of the step, the index of the node and its value by row,
 /// column and channel.
@@ -147,15 +147,13 @@ fn convolve(
         for tap in 0..taps {
             let row = (pixel / width + tap / kernel).checked_sub(kernel / 2);
             let column = (pixel % width + tap % kernel).checked_sub(kernel / 2);
-            let (Some(row), Some(column)) = (row, column) else { continue };
-            if row >= shape.height.into() || column >= width {
-                continue;
-            }
-            let x = &x[(row * width + column) * channels..][..channels];
+            let inside = |row: &usize, column: &usize| *row < shape.height.into() && *column < width;
+            let place = row.zip(column).filter(|(row, column)| inside(row, column));
+            let at = place.map(|(row, column)| (row * width + column) * channels);
             let weight = &weight[(out * taps + tap) * channels..][..channels];
             let of_part = |from: usize, to: usize, zero: i32| {
-                let products = x[from..to].iter().zip(&weight[from..to]);
-                products.map(|(x, w)| i64::from(x - zero) * w).sum::<i64>()
+                let value = |channel: usize| at.map_or(zero, |at| x[at + channel]);
+                (from..to).map(|channel| i64::from(value(channel)) * weight[channel]).sum::<i64>()
             };
             sum[0] += of_part(0, split, zeros[0]);
             sum[1] += of_part(split, channels, zeros[1]);
@@ -196,7 +194,7 @@ fn group_norm(x: &[i32], epsilon: &[Wide], gain: &[i32], gain_shift: u32, bias: 
         let excess = (97 - i64::from(product.leading_zeros())).max(0);
         let exponent = excess + even / 2 - 62 - i64::from(gain_shift) + 16;
         let factor = scale(scale(product, excess) * i128::from(gain[channel]), -exponent);
-        let factor = factor.clamp(i32::MIN.into(), i32::MAX.into());
+        let factor = factor.clamp(-i128::from(FACTOR), FACTOR.into());
         let mean = (2 * (sum << 16) + count).div_euclid(2 * count);
         [factor, i128::from(long(bias[channel])) - scale(factor * mean, 16)]
     };

@@ -194,6 +194,16 @@ impl Weight {
         Self { integers, scales }
     }
 
+    /// The sum of the integers of an output channel over a part of the input.
+    fn sum(&self, input: &Format, part: usize, out: usize) -> i64 {
+        let outs = self.scales[0].len();
+        let channels: usize = input.parts.iter().map(|part| part.channels).sum();
+        let taps = self.integers.len() / outs / channels;
+        let first: usize = input.parts[..part].iter().map(|part| part.channels).sum();
+        let weights = &self.integers[(out * channels + first) * taps..][..input.parts[part].channels * taps];
+        weights.iter().copied().map(i64::from).sum()
+    }
+
     /// The real numbers that the integers stand for.
     pub fn real(&self, input: &Format) -> Vec<f64> {
         let outs = self.scales[0].len();
@@ -385,10 +395,15 @@ fn conv2d(source: &Source<'_>, index: usize, row: usize, weight: &Weight, residu
         .map(|part| (0..outs).map(|out| factor_of(exact(part, out), shift)).collect())
         .collect();
     let residual = factor_of(of_residual, shift);
+    // What the zero points of the input add to the sums, exactly.
+    let of_zeros = |out: usize| -> i64 {
+        let zero_of = |part: usize| i64::from(x.parts[part].zero) * weight.sum(x, part, out);
+        factors.iter().enumerate().map(|(part, factors)| i64::from(factors[out]) * zero_of(part)).sum()
+    };
     let of_out = |out: usize| {
         let Part { scale, zero, .. } = y.part(out);
         let number = fixed(real[out] / scale + f64::from(zero) + 0.5, shift);
-        wide(number - i64::from(residual) * i64::from(r.zero))
+        wide(number - i64::from(residual) * i64::from(r.zero) - of_zeros(out))
     };
     let bias: Vec<_> = (0..outs).map(of_out).collect();
     let zero = |part: usize| x.parts.get(part).map_or(0, |part| part.zero);

@@ -28,7 +28,7 @@ pub const MAGIC: [u8; 8] = *b"TRAFLOW\0";
 pub const VERSION: u16 = 3;
 
 /// Version of the format that files of integers have.
-pub const VERSION_OF_INTEGERS: u16 = 1;
+pub const VERSION_OF_INTEGERS: u16 = 2;
 
 /// Sections and tensors of a file and values of the arena begin at multiples of this many bytes.
 pub const ALIGN: usize = 64;

@@ -20,6 +20,9 @@ pub const IMAGE_BITS: u32 = 12;
 /// Fraction bits of the affine part of a norm and of SiLU.
 pub const AFFINE_BITS: u32 = 16;
 
+/// The largest factor of the affine part of a norm and of SiLU.
+pub const FACTOR: i64 = 1 << 30;
+
 /// Numbers of the table of SiLU: both ends of 256 pieces, and one that fills the last word.
 pub const TABLE: usize = 258;
 
@@ -58,7 +61,7 @@ pub enum Integers<'a> {
         value: &'a [i16],
     },
     /// `(Σ_i acc_i · factors_i[c] + r · residual + bias[c]) >> shift`, where acc_i sums the products of weights and of
-    /// `x - zero_i` over the channels of part i, and r is the residual.
+    /// x over the channels of part i, and r is the residual. What zero points add is in the bias.
     Conv2d {
         /// Places to shift by.
         shift: u32,
@@ -66,7 +69,7 @@ pub enum Integers<'a> {
         residual: i32,
         /// Channels of the first part of the input: those before the split have a scale of their own.
         split: u32,
-        /// Zero points of the two parts.
+        /// Zero points of the two parts, which x is outside the picture.
         zeros: [i32; 2],
         /// One a channel of the output.
         bias: &'a [Wide],
@@ -227,12 +230,15 @@ pub const fn panel_index([outs, channels, taps]: [usize; 3], [out, channel, tap]
     first * taps * quads * QUAD + (quad * width + out - first) * QUAD + channel % QUAD
 }
 
-/// Bytes of scratch memory of a node: a norm keeps 16 bytes a channel, attention a score and a weight for each pixel,
-/// and a convolution of 3×3 one pixel of zero points.
+/// Queries of an attention whose scores are kept at the same time.
+pub const QUERIES: usize = 4;
+
+/// Bytes of scratch memory of a node: a norm keeps 16 bytes a channel, attention a score for each pixel and each of
+/// [`QUERIES`], and a convolution of 3×3 one pixel of zero points.
 pub fn scratch_bytes(op: Op, inputs: &[Shape], wide: bool) -> u64 {
     match (op, inputs) {
         (Op::GroupNorm { .. }, &[x]) => u64::from(x.channels) * 16,
-        (Op::Attention { .. }, &[x]) => x.pixels() as u64 * 4,
+        (Op::Attention { .. }, &[x]) => (x.pixels() * 4 * QUERIES) as u64,
         (Op::Conv2d { kernel: 3, .. }, &[x, ..]) => u64::from(x.channels) << u32::from(wide),
         _ => 0,
     }
@@ -354,12 +360,11 @@ impl<'a> Integers<'a> {
                     if node.wide[0] { zero == 0 } else { i8::try_from(zero).is_ok() }
                 };
                 let has_residual = matches!(node.op, Op::Conv2d { residual: Some(_), .. });
-                let reach = if node.wide[0] { 1 << 15 } else { 255 };
                 parts
                     && zeros.iter().all(|&zero| zeros_fit(zero))
                     && (has_residual || residual == 0)
                     && bias.iter().enumerate().all(|(out, &bias)| {
-                        let sums = absolute_sums(node, out, split).map(|sum| sum * reach);
+                        let sums = absolute_sums(node, out, split).map(|sum| sum * a);
                         let second = factors[1].get(out).copied().unwrap_or(0);
                         sums.iter().all(|&sum| sum <= i32::MAX as u64)
                             && fits(
@@ -377,8 +382,10 @@ impl<'a> Integers<'a> {
                     && bias.iter().all(|&bias| long(bias).unsigned_abs() <= 1 << 60)
                     && table_fits(table, node.wide_output)
             }
-            Self::Silu { factor: _, bias, table } => {
-                bias.unsigned_abs() <= 1 << 60 && table_fits(table, node.wide_output)
+            Self::Silu { factor, bias, table } => {
+                factor.unsigned_abs() <= FACTOR as u32
+                    && bias.unsigned_abs() <= 1 << 60
+                    && table_fits(table, node.wide_output)
             }
             Self::Add { shift, factors, bias } => fits(shift, &[(a, factors[0]), (b, factors[1])], bias),
             Self::Concat { shift, factors, biases } => {
@@ -387,9 +394,12 @@ impl<'a> Integers<'a> {
             Self::Downsample { shift, factor, bias } => fits(shift, &[(4 * a, factor)], bias),
             Self::Upsample => node.wide[0] == node.wide_output,
             Self::Attention { exponent, exponent_shift, shift, factor, bias } => {
+                let heads = if let Op::Attention { heads } = node.op { heads } else { 1 };
+                // Three times the channels of a head; scores differ by twice the largest.
+                let score = u64::from(x.channels / heads.max(1)) / 3 * a * a;
                 !node.wide[0]
                     && exponent >= 0
-                    && exponent_shift <= 62
+                    && fits(exponent_shift, &[(2 * score, exponent)], 0)
                     && x.pixels() <= 1 << 16
                     && fits(shift, &[((1 << 30) + 1, factor)], bias)
             }
@@ -397,11 +407,11 @@ impl<'a> Integers<'a> {
     }
 }
 
-/// Whether `Σ aᵢ · factorᵢ + bias` stays below 2⁶³ where |aᵢ| has these limits, and a shift is one of 64 bits.
+/// Whether `Σ aᵢ · factorᵢ + bias` stays below 2⁶³ where |aᵢ| has these limits, and below 2³¹ when it is shifted.
 fn fits(shift: u32, terms: &[(u64, i32)], bias: i64) -> bool {
     let term = |&(limit, factor): &(u64, i32)| limit * u64::from(factor.unsigned_abs());
     let sum = terms.iter().map(term).fold(bias.unsigned_abs(), u64::saturating_add);
-    (1..=62).contains(&shift) && sum < 1 << 63
+    (1..=62).contains(&shift) && sum < 1 << (31 + shift).min(63)
 }
 
 /// The last number of a table fills a word. A table of an 8-bit output has 128 to the unit.
@@ -530,7 +540,7 @@ mod tests {
 
     #[test]
     fn what_could_overflow_is_refused() {
-        // 1,024 channels of extreme weights: 9 · 1,024 · 127 · 255 fits 31 bits, and its product with a factor 63.
+        // 1,024 channels of extreme weights: 9 · 1,024 · 128 · 128 fits 31 bits, and its product with a factor 63.
         let inputs = [Shape::new(1024, 4, 4)];
         let op = Op::Conv2d { out: 1, kernel: 3, bias: true, residual: None, method: Method::Direct };
         let panels = vec![-128i8; 9 * 1024];
@@ -555,7 +565,9 @@ mod tests {
             };
             integers.check(node)
         };
-        assert!(accepted(40, i32::MAX, 0, &narrow));
+        assert!(accepted(40, i32::MAX, 0, &narrow) && accepted(28, i32::MAX, 0, &narrow));
+        // More than 2²⁷ times a factor of 31 bits, over 2²⁷, needs more than 32 bits.
+        assert!(!accepted(27, i32::MAX, 0, &narrow));
         assert!(!accepted(63, i32::MAX, 0, &narrow) && !accepted(0, 1, 0, &narrow));
         assert!(!accepted(40, i32::MAX, i64::MAX, &narrow) && !accepted(40, 1, i64::MIN, &narrow));
         // The same sum of numbers of 16 bits does not fit 32.

@@ -1,6 +1,6 @@
 //! Where kernels run.
 
-use crate::simd::{Isa, Kernel};
+use crate::simd::{IntegerKernel, Isa, Kernel};
 
 /// An instruction set, and how many tasks run at the same time.
 #[derive(Debug)]
@@ -37,12 +37,31 @@ impl Cpu {
     /// Runs tasks that have nothing in common, in any order: at most as many as there are threads where they use scratch
     /// memory. Each has that memory to itself while it runs; what it finds in it is rubbish.
     pub(crate) fn run<K: Kernel + Send>(&self, tasks: impl Iterator<Item = K>, scratch: &mut [f32]) {
+        let run = |task, scratch: &mut [u8]| self.isa.run(task, bytemuck::cast_slice_mut(scratch));
+        self.share(tasks, bytemuck::cast_slice_mut(scratch), run);
+    }
+
+    /// The same for kernels of integers.
+    pub(crate) fn run_integers<K: IntegerKernel + Send>(
+        &self,
+        tasks: impl Iterator<Item = K>,
+        scratch: &mut [u8],
+    ) {
+        self.share(tasks, scratch, |task, scratch| self.isa.run_integers(task, scratch));
+    }
+
+    fn share<T: Send>(
+        &self,
+        tasks: impl Iterator<Item = T>,
+        scratch: &mut [u8],
+        run: impl Fn(T, &mut [u8]) + Sync,
+    ) {
         #[cfg(feature = "threads")]
         if let Some(threads) = &self.threads {
-            return threads.run(self.isa, tasks, scratch);
+            return threads.run(tasks, scratch, run);
         }
         for task in tasks {
-            self.isa.run(task, scratch);
+            run(task, scratch);
         }
     }
 
@@ -64,13 +83,13 @@ mod threads {
     use std::sync::{Mutex, PoisonError};
     use std::vec::Vec;
 
-    use super::{Cpu, Isa, Kernel};
+    use super::{Cpu, Isa};
 
     /// Threads, and scratch memory for all but the first.
     #[derive(Debug)]
     pub(super) struct Threads {
         pool: rayon::ThreadPool,
-        scratch: Vec<Mutex<Vec<f32>>>,
+        scratch: Vec<Mutex<Vec<u64>>>,
     }
 
     /// The operating system gives no threads.
@@ -103,26 +122,26 @@ mod threads {
         }
 
         /// Runs the first task here and the others in the pool.
-        pub(super) fn run<K: Kernel + Send>(
+        pub(super) fn run<T: Send>(
             &self,
-            isa: Isa,
-            mut tasks: impl Iterator<Item = K>,
-            scratch: &mut [f32],
+            mut tasks: impl Iterator<Item = T>,
+            scratch: &mut [u8],
+            run: impl Fn(T, &mut [u8]) + Sync,
         ) {
             let Some(first) = tasks.next() else { return };
-            let len = scratch.len();
+            let (len, run) = (scratch.len(), &run);
             rayon::in_place_scope(|scope| {
                 for (index, task) in tasks.enumerate() {
                     scope.spawn(move |_| {
                         let own = &self.scratch[index % self.scratch.len()];
                         let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
-                        if own.len() < len {
-                            own.resize(len, 0.0);
+                        if 8 * own.len() < len {
+                            own.resize(len.div_ceil(8), 0);
                         }
-                        isa.run(task, &mut own[..len]);
+                        run(task, &mut bytemuck::cast_slice_mut(&mut own)[..len]);
                     });
                 }
-                isa.run(first, scratch);
+                run(first, scratch);
             });
         }
     }

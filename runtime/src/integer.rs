@@ -5,12 +5,14 @@ use core::ops::Range;
 use traflow_graph::model::{ALIGN, Dtype, Model, Name, Node};
 use traflow_graph::noise::Noise;
 use traflow_graph::op::{Op, Shape};
-use traflow_graph::quant::{IMAGE_BITS, Integers};
+use traflow_graph::quant::{IMAGE_BITS, Integers, QUERIES};
 
+use crate::cpu::Cpu;
 use crate::engine::{EngineError, Steps, split};
 use crate::kernels::int8::{
     Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Upsample, Values, ValuesMut,
 };
+use crate::simd::Isa;
 
 /// Fraction bits of the noise's numbers.
 const NOISE_BITS: u32 = 21;
@@ -21,10 +23,21 @@ const TEST_SEED: u64 = 0;
 /// A model of integers with memory to run in.
 #[derive(Debug)]
 pub struct IntegerEngine<'m, 'a> {
+    memory: Memory<'m, 'a>,
+    cpu: Cpu,
+}
+
+/// The model and where its values are.
+#[derive(Debug)]
+struct Memory<'m, 'a> {
     model: Model<'m>,
     values: &'a mut [u8],
     scratch: &'a mut [u8],
 }
+
+/// What is shown of each node after it was computed: the index of the moment in its schedule, that of the node, and the
+/// value.
+pub type Visit<'v> = &'v mut (dyn FnMut(usize, usize, Values<'_>) + Send);
 
 /// A picture of integers.
 #[derive(Clone, Copy, Debug)]
@@ -60,16 +73,30 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
     /// # Errors
     /// Where it is too small, how many bytes of it are needed; or that the model is of floating point.
     pub fn new(model: Model<'m>, arena: &'a mut [u8]) -> Result<Self, EngineError> {
+        Self::on(Cpu::new(Isa::detect()), model, arena)
+    }
+
+    /// Like [`new`](Self::new), with a choice of the instruction set and of threads; the picture does not depend on
+    /// it.
+    ///
+    /// # Errors
+    /// As with [`new`](Self::new).
+    pub fn on(cpu: Cpu, model: Model<'m>, arena: &'a mut [u8]) -> Result<Self, EngineError> {
         if model.weights() != Dtype::I8 {
             return Err(EngineError::Format { integers: false });
         }
         let (values, scratch) = split(&model, arena)?;
-        Ok(Self { model, values, scratch })
+        Ok(Self { memory: Memory { model, values, scratch }, cpu })
     }
 
     /// The model.
     pub fn model(&self) -> &Model<'m> {
-        &self.model
+        &self.memory.model
+    }
+
+    /// The instruction set that it computes with.
+    pub fn isa(&self) -> Isa {
+        self.cpu.isa()
     }
 
     /// Makes the picture of a seed.
@@ -78,8 +105,8 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
     /// Where the model has no schedule of so many steps, those that it has.
     pub fn generate(&mut self, seed: u64, steps: usize) -> Result<Picture<'_>, EngineError> {
         self.observe(seed, steps, &mut |_, _, _| {})?;
-        let image = self.model.image();
-        let numbers = match self.values_of(&image) {
+        let image = self.memory.model.image();
+        let numbers = match self.memory.values_of(&image) {
             Values::Wide(numbers) => numbers,
             // The check wants a picture of 16 bits.
             Values::Narrow(_) => &[],
@@ -93,7 +120,7 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
     /// # Errors
     /// The first node whose digest differs; or that the file has none.
     pub fn self_test(&mut self) -> Result<(), SelfTestError> {
-        let model = self.model;
+        let model = self.memory.model;
         if model.nodes().all(|node| node.digest().is_none()) {
             return Err(SelfTestError::Missing);
         }
@@ -113,8 +140,8 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
 
     /// The digests of a self-test: for each node that the first evaluation computes, in order, then for the picture,
     /// which is the image's.
-    pub fn digests(&mut self, visit: &mut dyn FnMut(usize, u32)) {
-        let model = self.model;
+    pub fn digests(&mut self, visit: &mut (dyn FnMut(usize, u32) + Send)) {
+        let model = self.memory.model;
         let Some(steps) = model.steps().next() else { return };
         let mut last = 0;
         let observed = self.observe(TEST_SEED, steps, &mut |moment, index, value| {
@@ -125,40 +152,39 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
         });
         let image = model.nodes().position(|node| matches!(node.op(), Op::Image(_)));
         if let (Ok(()), Some(image)) = (observed, image) {
-            visit(image, digest(self.values_of(&model.image())));
+            visit(image, digest(self.memory.values_of(&model.image())));
         }
     }
 
-    /// Makes the picture of a seed, and shows the value of each node after it was computed: the index of the moment in
-    /// its schedule, that of the node, and the value.
+    /// Makes the picture of a seed, and shows the value of each node after it was computed.
     ///
     /// # Errors
     /// Where the model has no schedule of so many steps, those that it has.
-    pub fn observe(
-        &mut self,
-        seed: u64,
-        steps: usize,
-        visit: &mut dyn FnMut(usize, usize, Values<'_>),
-    ) -> Result<(), EngineError> {
-        let model = self.model;
+    pub fn observe(&mut self, seed: u64, steps: usize, visit: Visit<'_>) -> Result<(), EngineError> {
+        let Self { memory, cpu } = self;
+        let model = memory.model;
         let offered = || EngineError::Steps { steps, offered: Steps::of(&model) };
         let schedule = model.schedule(steps).ok_or_else(offered)?;
         let image = model.image();
-        if let ValuesMut::Wide(x) = typed_mut(&mut self.values[range(&image)], true) {
+        if let ValuesMut::Wide(x) = typed_mut(&mut memory.values[range(&image)], true) {
             start(Noise::new(seed), image.shape(), x);
         }
-        for (number, (moment, _)) in schedule.enumerate() {
-            for (index, node) in model.nodes().enumerate() {
-                self.compute(&node, moment);
-                if node.offset().is_some() {
-                    visit(number, index, self.values_of(&node));
+        cpu.enter(|| {
+            for (number, (moment, _)) in schedule.enumerate() {
+                for (index, node) in model.nodes().enumerate() {
+                    memory.compute(cpu, &node, moment);
+                    if node.offset().is_some() {
+                        visit(number, index, memory.values_of(&node));
+                    }
                 }
+                memory.step(moment);
             }
-            self.step(moment);
-        }
+        });
         Ok(())
     }
+}
 
+impl<'m> Memory<'m, '_> {
     /// x_s = x_t + (s - t) u(x_t, t, s), eq. 6'.
     fn step(&mut self, moment: usize) {
         let (image, output) = (self.model.image(), self.model.output());
@@ -177,7 +203,7 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
 
     /// Computes one node. The model's check has seen to it that every range is inside the arena and that an output
     /// overlaps no input but the one it replaces.
-    fn compute(&mut self, node: &Node<'m>, moment: usize) {
+    fn compute(&mut self, cpu: &Cpu, node: &Node<'m>, moment: usize) {
         let Some(integers) = node.integers(moment) else { return };
         if matches!(integers, Integers::Image { .. } | Integers::Constant { .. }) {
             return;
@@ -226,33 +252,33 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
                     scratch: self.scratch.get_mut(..bytes).unwrap_or_default(),
                     y,
                 };
-                conv.run();
+                conv.run(cpu);
             }
             Integers::GroupNorm { gain_shift, epsilon, bias, gain, table } => {
                 let scratch = self.scratch.get_mut(..16 * channels).unwrap_or_default();
                 let scratch = bytemuck::cast_slice_mut(scratch);
-                GroupNorm { x: in_place(0, a), gain_shift, epsilon, gain, bias, table, scratch, y }.run();
+                GroupNorm { x: in_place(0, a), gain_shift, epsilon, gain, bias, table, scratch, y }.run(cpu);
             }
             Integers::Silu { factor, bias, table } => {
-                Silu { x: in_place(0, a), factor, bias, table, y }.run();
+                Silu { x: in_place(0, a), factor, bias, table, y }.run(cpu);
             }
             Integers::Add { shift, factors, bias } => {
-                Add { a: in_place(0, a), b, factors, bias, shift, y }.run();
+                Add { a: in_place(0, a), b, factors, bias, shift, y }.run(cpu);
             }
             Integers::Concat { shift, factors, biases } => {
-                Concat { a, b, pixels: shape.pixels(), factors, biases, shift, y }.run();
+                Concat { a, b, pixels: shape.pixels(), factors, biases, shift, y }.run(cpu);
             }
             Integers::Downsample { shift, factor, bias } => {
                 let width = node.shape().width.into();
-                Downsample { x: a, channels, width, factor, bias, shift, y }.run();
+                Downsample { x: a, channels, width, factor, bias, shift, y }.run(cpu);
             }
-            Integers::Upsample => Upsample { x: a, channels, width: shape.width.into(), y }.run(),
+            Integers::Upsample => Upsample { x: a, channels, width: shape.width.into(), y }.run(cpu),
             Integers::Attention { exponent, exponent_shift, shift, factor, bias } => {
                 let (Op::Attention { heads }, Values::Narrow(qkv)) = (node.op(), a) else { return };
-                let scores = self.scratch.get_mut(..4 * shape.pixels()).unwrap_or_default();
+                let scores = self.scratch.get_mut(..4 * QUERIES * shape.pixels()).unwrap_or_default();
                 let scores = bytemuck::cast_slice_mut(scores);
                 let heads = heads.into();
-                Attention { qkv, heads, exponent, exponent_shift, factor, bias, shift, scores, y }.run();
+                Attention { qkv, heads, exponent, exponent_shift, factor, bias, shift, scores, y }.run(cpu);
             }
             // These were dealt with above.
             Integers::Image { .. } | Integers::Constant { .. } => {}

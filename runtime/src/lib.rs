@@ -36,7 +36,7 @@ pub use cpu::Cpu;
 #[cfg(feature = "threads")]
 pub use cpu::ThreadsError;
 pub use engine::{Engine, EngineError, Steps};
-pub use integer::{IntegerEngine, Picture, SelfTestError, digest};
+pub use integer::{IntegerEngine, Picture, SelfTestError, Visit, digest};
 pub use simd::{Isa, IsaError};
 pub use traflow_graph::model::{Aligned, Model, ModelError, Node};
 pub use traflow_graph::op::Shape;

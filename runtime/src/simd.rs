@@ -8,6 +8,7 @@
 use core::fmt;
 
 mod grid;
+mod lanes;
 mod scalar;
 mod tile;
 
@@ -23,6 +24,7 @@ mod neon;
 mod wasm;
 
 pub(crate) use grid::Grid;
+pub use lanes::{IntegerKernel, Lanes};
 pub(crate) use tile::{Columns, accumulate};
 
 /// Vectors of an instruction set. Everything is a plain arithmetic operation on each lane.
@@ -325,6 +327,11 @@ impl Isa {
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Token::Wasm(_) => NAMES[4],
         }
+    }
+
+    /// Runs a kernel of integers, compiled for this instruction set.
+    pub fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+        kernel.words(scratch);
     }
 
     /// Runs a kernel, compiled for this instruction set.

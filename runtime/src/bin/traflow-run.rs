@@ -184,14 +184,10 @@ struct Made {
 
 impl<'m, 'a> Runner<'m, 'a> {
     fn new(model: Model<'m>, isa: Isa, threads: usize, arena: &'a mut [u8]) -> Result<Self> {
+        let cpu = Cpu::with_threads(isa, threads)?;
         Ok(match model.weights() {
-            Dtype::I8 => {
-                ensure!(threads == 1, "a file of integers runs on one thread");
-                Self::Integer(IntegerEngine::new(model, arena)?)
-            }
-            Dtype::F32 | Dtype::F16 => {
-                Self::Float(Engine::on(Cpu::with_threads(isa, threads)?, model, arena)?)
-            }
+            Dtype::I8 => Self::Integer(IntegerEngine::on(cpu, model, arena)?),
+            Dtype::F32 | Dtype::F16 => Self::Float(Engine::on(cpu, model, arena)?),
         })
     }
 
@@ -418,11 +414,11 @@ fn describe(arguments: &Arguments, runner: &Runner<'_, '_>, result: &mut Value) 
     result["seed"] = json!(arguments.seed);
     result["steps"] = json!(arguments.steps);
     result["threads"] = json!(arguments.threads);
-    result["isa"] = match runner {
-        Runner::Float(engine) => json!(engine.isa().name()),
-        // Its kernels are those that the program was compiled for.
-        Runner::Integer(_) => Value::Null,
+    let isa = match runner {
+        Runner::Float(engine) => engine.isa(),
+        Runner::Integer(engine) => engine.isa(),
     };
+    result["isa"] = json!(isa.name());
     result["arena_bytes"] = json!(model.arena_bytes());
     result["weights_bytes"] = json!(model.weights_bytes());
 }

@@ -1,4 +1,8 @@
+use traflow_graph::quant::QUERIES;
+
 use super::{ValuesMut, scale};
+use crate::cpu::Cpu;
+use crate::simd::IntegerKernel;
 
 /// `65535 · 2^(-i / 256)`, rounded to the nearest, half up.
 static POWERS: [u16; 257] = {
@@ -42,7 +46,7 @@ pub struct Attention<'a> {
     pub bias: i64,
     /// Places to shift by.
     pub shift: u32,
-    /// Memory for a score of each pixel.
+    /// Memory for a score of each pixel and each of [`QUERIES`].
     pub scores: &'a mut [i32],
     /// Output.
     pub y: ValuesMut<'a>,
@@ -50,9 +54,17 @@ pub struct Attention<'a> {
 
 impl Attention<'_> {
     /// Computes it.
-    pub fn run(mut self) {
-        let pixels = self.scores.len().max(1);
+    pub fn run(self, cpu: &Cpu) {
+        cpu.run_integers(core::iter::once(self), &mut []);
+    }
+}
+
+impl IntegerKernel for Attention<'_> {
+    fn words(mut self, _: &mut [u8]) {
+        let pixels = (self.scores.len() / QUERIES).max(1);
         let channels = self.y.len() / pixels;
+        // One query at a time.
+        self.scores = &mut core::mem::take(&mut self.scores)[..pixels];
         let of_head = channels / self.heads.max(1);
         for head in 0..self.heads {
             let first = head * of_head;
@@ -91,6 +103,7 @@ impl Attention<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
     use crate::kernels::int8::tests::narrow;
     use std::vec;
 
@@ -122,10 +135,10 @@ mod tests {
                 factor: 200 << 13,
                 bias: 1 << 35,
                 shift: 36,
-                scores: &mut vec![0; pixels],
+                scores: &mut vec![0; QUERIES * pixels],
                 y: ValuesMut::Wide(&mut y),
             };
-            attention.run();
+            attention.run(&Cpu::new(Isa::SCALAR));
             let at = |kind: usize, pixel: usize, channel: usize| {
                 f64::from(qkv[(3 * pixel + kind) * channels + channel])
             };
@@ -150,19 +163,19 @@ mod tests {
         let mut qkv = vec![-128i8; 3 * pixels];
         let mut y = [0i8; 1];
         let run = |qkv: &[i8], y: &mut [i8]| {
-            let scores = &mut vec![0; qkv.len() / 3];
+            let scores = &mut vec![0; QUERIES * qkv.len() / 3];
             let attention = Attention {
                 qkv,
                 heads: 1,
                 exponent: i32::MAX,
-                exponent_shift: 0,
+                exponent_shift: 16,
                 factor: 1 << 8,
                 bias: 1 << 30,
                 shift: 31,
                 scores,
                 y: ValuesMut::Narrow(y),
             };
-            attention.run();
+            attention.run(&Cpu::new(Isa::SCALAR));
         };
         run(&qkv[..3], &mut y);
         assert_eq!(y, [-128]);

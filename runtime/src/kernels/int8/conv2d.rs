@@ -5,6 +5,8 @@ use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD, Wide, long};
 
 use super::{Values, ValuesMut};
+use crate::cpu::Cpu;
+use crate::simd::IntegerKernel;
 
 /// Pixels that are computed together.
 const TILE: usize = 4;
@@ -23,7 +25,7 @@ pub struct Conv2d<'a> {
     pub panels: &'a [i8],
     /// Channels of the input's first part.
     pub split: usize,
-    /// Zero points of the parts.
+    /// Zero points of the parts: what the input is outside the picture.
     pub zeros: [i32; 2],
     /// Factors of the sums of the parts, one for each output channel; the second is empty where there is one part.
     pub factors: [&'a [i32]; 2],
@@ -73,13 +75,21 @@ impl Element for i16 {
 
 impl Conv2d<'_> {
     /// Computes it.
-    pub fn run(self) {
+    pub fn run(self, cpu: &Cpu) {
+        cpu.run_integers(core::iter::once(self), &mut []);
+    }
+}
+
+impl IntegerKernel for Conv2d<'_> {
+    fn words(self, _: &mut [u8]) {
         match self.x {
             Values::Narrow(x) => self.of(x),
             Values::Wide(x) => self.of(x),
         }
     }
+}
 
+impl Conv2d<'_> {
     fn of<X: Element>(mut self, x: &[X]) {
         let channels = usize::from(self.shape.channels);
         let outs = self.bias.len();
@@ -132,11 +142,10 @@ impl Conv2d<'_> {
         let pixels = &pixels[..taps];
         let (split, quads) = (self.split.div_ceil(QUAD), channels.div_ceil(QUAD));
         let whole = width == PANEL && channels.is_multiple_of(QUAD);
-        let parts = [(self.zeros[0], 0..split), (self.zeros[1], split..quads)];
-        parts.map(|(zero, part)| match whole {
+        [0..split, split..quads].map(|part| match whole {
             _ if part.is_empty() => [[0; PANEL]; TILE],
-            true => whole_panel(pixels, zero, panel.as_chunks().0, part),
-            false => any_panel(pixels, zero, panel, width * QUAD, part),
+            true => whole_panel(pixels, panel.as_chunks().0, part),
+            false => any_panel(pixels, panel, width * QUAD, part),
         })
     }
 
@@ -175,17 +184,15 @@ impl Conv2d<'_> {
                         (pixel / usize::from(self.shape.width), pixel % usize::from(self.shape.width));
                     let row = (row + tap / self.kernel).checked_sub(self.kernel / 2);
                     let column = (column + tap % self.kernel).checked_sub(self.kernel / 2);
-                    let (Some(row), Some(column)) = (row, column) else { continue };
-                    if row >= self.shape.height.into() || column >= self.shape.width.into() {
-                        continue;
-                    }
+                    let (height, width) = (usize::from(self.shape.height), usize::from(self.shape.width));
+                    let inside = row.zip(column).filter(|&(row, column)| row < height && column < width);
                     for channel in 0..channels {
                         let part = usize::from(channel >= self.split);
-                        let x =
-                            self.x.get((row * usize::from(self.shape.width) + column) * channels + channel);
+                        let x = inside.map_or(self.zeros[part], |(row, column)| {
+                            self.x.get((row * width + column) * channels + channel)
+                        });
                         let weight = self.panels[panel_index([outs, channels, taps], [out, channel, tap])];
-                        let product = i128::from(x - self.zeros[part]) * i128::from(weight);
-                        sum += product * i128::from(self.factors[part][out]);
+                        sum += i128::from(x * i32::from(weight)) * i128::from(self.factors[part][out]);
                     }
                 }
                 let index = pixel * outs + out;
@@ -204,7 +211,6 @@ impl Conv2d<'_> {
 /// model has seen to it that nothing wraps.
 fn whole_panel<X: Element>(
     pixels: &[[&[X]; TILE]],
-    zero: i32,
     panel: &[[i8; PANEL * QUAD]],
     part: Range<usize>,
 ) -> [[i32; PANEL]; TILE] {
@@ -215,8 +221,7 @@ fn whole_panel<X: Element>(
             let row = &panel[tap * pixels[0].len() + quad];
             let weights: [i16; PANEL * QUAD] = from_fn(|i| row[i].into());
             for (pixel, sums) in pixels.iter().zip(&mut sums) {
-                // The difference of two numbers of 8 bits fits 16; numbers of 16 bits have no zero point.
-                let x = [pixel[quad].map(|x| x.short().wrapping_sub(zero as i16)); PANEL];
+                let x = [pixel[quad].map(|x| x.short()); PANEL];
                 let x = x.as_flattened();
                 let mut next = *sums;
                 for (i, next) in next.iter_mut().enumerate() {
@@ -233,7 +238,6 @@ fn whole_panel<X: Element>(
 /// The same for a panel of fewer output channels, whose rows have so many weights, and for channels that fill no quad.
 fn any_panel<X: Element>(
     pixels: &[[&[X]; TILE]],
-    zero: i32,
     panel: &[i8],
     row: usize,
     part: Range<usize>,
@@ -247,7 +251,7 @@ fn any_panel<X: Element>(
                 for (sum, weights) in sums.iter_mut().zip(row.as_chunks::<QUAD>().0) {
                     // Channels that only fill the quad have no weight.
                     let products =
-                        quad.iter().zip(weights).map(|(x, &w)| (i32::from(x.short()) - zero) * i32::from(w));
+                        quad.iter().zip(weights).map(|(x, &w)| i32::from(x.short()) * i32::from(w));
                     *sum += products.sum::<i32>();
                 }
             }
@@ -259,6 +263,7 @@ fn any_panel<X: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
     use crate::kernels::int8::tests::{narrow, wide as random_wide};
     use std::vec;
     use std::vec::Vec;
@@ -303,7 +308,7 @@ mod tests {
             let scratch: &mut [u8] = bytemuck::cast_slice_mut(&mut scratch);
             let wide_input = matches!(x, Values::Wide(_));
             let scratch = &mut scratch[..channels << usize::from(wide_input)];
-            Conv2d { scratch, ..make(ValuesMut::Wide(&mut y)) }.run();
+            Conv2d { scratch, ..make(ValuesMut::Wide(&mut y)) }.run(&Cpu::new(Isa::SCALAR));
             make(ValuesMut::Wide(&mut expected)).reference();
             assert_eq!(y, expected, "{shape}, {kernel}, {outs}, {residual}");
         }

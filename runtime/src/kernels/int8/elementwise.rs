@@ -1,6 +1,8 @@
 use traflow_graph::quant::AFFINE_BITS;
 
 use super::{Values, ValuesMut};
+use crate::cpu::Cpu;
+use crate::simd::IntegerKernel;
 
 /// SiLU of a number in units of 2⁻¹⁶ that the table's first entry is at 0 of, as 256 straight pieces. `shift` is 15
 /// where the output has 8 bits, and 8 where it has 16.
@@ -34,7 +36,13 @@ pub struct Silu<'a> {
 
 impl Silu<'_> {
     /// Computes it.
-    pub fn run(mut self) {
+    pub fn run(self, cpu: &Cpu) {
+        cpu.run_integers(core::iter::once(self), &mut []);
+    }
+}
+
+impl IntegerKernel for Silu<'_> {
+    fn words(mut self, _: &mut [u8]) {
         let shift = silu_shift(&self.y);
         let affine = |q| i64::from(q) * i64::from(self.factor) + self.bias;
         self.y.map(self.x, |_, q| silu(self.table, affine(q), shift));
@@ -60,7 +68,13 @@ pub struct Add<'a> {
 
 impl Add<'_> {
     /// Computes it.
-    pub fn run(mut self) {
+    pub fn run(self, cpu: &Cpu) {
+        cpu.run_integers(core::iter::once(self), &mut []);
+    }
+}
+
+impl IntegerKernel for Add<'_> {
+    fn words(mut self, _: &mut [u8]) {
         let [a_factor, b_factor] = self.factors.map(i64::from);
         // A vector is repeated for every pixel.
         let period = self.b.len().max(1);
@@ -92,7 +106,13 @@ pub struct Concat<'a> {
 
 impl Concat<'_> {
     /// Computes it.
-    pub fn run(mut self) {
+    pub fn run(self, cpu: &Cpu) {
+        cpu.run_integers(core::iter::once(self), &mut []);
+    }
+}
+
+impl IntegerKernel for Concat<'_> {
+    fn words(mut self, _: &mut [u8]) {
         let pixels = self.pixels.max(1);
         let channels = self.y.len() / pixels;
         let mut first = 0;
@@ -131,7 +151,13 @@ pub struct Downsample<'a> {
 
 impl Downsample<'_> {
     /// Computes it.
-    pub fn run(mut self) {
+    pub fn run(self, cpu: &Cpu) {
+        cpu.run_integers(core::iter::once(self), &mut []);
+    }
+}
+
+impl IntegerKernel for Downsample<'_> {
+    fn words(mut self, _: &mut [u8]) {
         let (channels, wide) = (self.channels, 2 * self.width * self.channels);
         for pixel in 0..self.y.len() / channels.max(1) {
             let corner = pixel / self.width * 2 * wide + pixel % self.width * 2 * channels;
@@ -160,7 +186,13 @@ pub struct Upsample<'a> {
 
 impl Upsample<'_> {
     /// Computes it.
-    pub fn run(mut self) {
+    pub fn run(self, cpu: &Cpu) {
+        cpu.run_integers(core::iter::once(self), &mut []);
+    }
+}
+
+impl IntegerKernel for Upsample<'_> {
+    fn words(mut self, _: &mut [u8]) {
         let (channels, wide) = (self.channels, 2 * self.width);
         for pixel in 0..self.y.len() / channels.max(1) {
             let from = pixel / wide / 2 * self.width + pixel % wide / 2;
@@ -174,6 +206,7 @@ impl Upsample<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
     use crate::kernels::int8::tests::{narrow, wide};
     use std::vec;
     use traflow_graph::quant::TABLE;
@@ -187,14 +220,16 @@ mod tests {
         let mut y = vec![0i16; 1000];
         let bias = 32768 << AFFINE_BITS;
         let y_wide = ValuesMut::Wide(&mut y);
-        Silu { x: Some(Values::Wide(&x)), factor: 1 << AFFINE_BITS, bias, table: &table, y: y_wide }.run();
+        Silu { x: Some(Values::Wide(&x)), factor: 1 << AFFINE_BITS, bias, table: &table, y: y_wide }
+            .run(&Cpu::new(Isa::SCALAR));
         for (x, y) in x.iter().zip(&y).filter(|(x, _)| **x < 32767 - 256) {
             assert_eq!(i32::from(*y), (i32::from(*x) + 32768 + 1) >> 1);
         }
         // In place, and beyond both ends.
         let mut y = [-128i8, 0, 127];
         let factor = 1 << 30;
-        Silu { x: None, factor, bias: 0, table: &[64 * 128; TABLE], y: ValuesMut::Narrow(&mut y) }.run();
+        Silu { x: None, factor, bias: 0, table: &[64 * 128; TABLE], y: ValuesMut::Narrow(&mut y) }
+            .run(&Cpu::new(Isa::SCALAR));
         assert_eq!(y, [64; 3]);
     }
 
@@ -209,12 +244,14 @@ mod tests {
         let bias = (2 << shift) + (1 << (shift - 1));
         let mut y = [0i8; 6];
         let (a_values, y_values) = (Some(Values::Narrow(&a)), ValuesMut::Narrow(&mut y));
-        Add { a: a_values, b: Values::Wide(&b), factors, bias, shift, y: y_values }.run();
+        Add { a: a_values, b: Values::Wide(&b), factors, bias, shift, y: y_values }
+            .run(&Cpu::new(Isa::SCALAR));
         assert!(a.iter().zip(&b).zip(y).all(|((&a, &b), y)| sum(a, b) == y));
         // A vector of two channels, in place.
         y.copy_from_slice(&a);
         let y_values = ValuesMut::Narrow(&mut y);
-        Add { a: None, b: Values::Wide(&b[..2]), factors, bias, shift, y: y_values }.run();
+        Add { a: None, b: Values::Wide(&b[..2]), factors, bias, shift, y: y_values }
+            .run(&Cpu::new(Isa::SCALAR));
         assert!((0..6).all(|i| y[i] == sum(a[i], b[i % 2])));
 
         let mut y = [0i16; 12];
@@ -228,7 +265,7 @@ mod tests {
             shift,
             y: ValuesMut::Wide(&mut y),
         };
-        concat.run();
+        concat.run(&Cpu::new(Isa::SCALAR));
         for pixel in 0..3 {
             for channel in 0..2 {
                 let i = 2 * pixel + channel;
@@ -245,14 +282,16 @@ mod tests {
         let mut y = [0i8; 4];
         let (x, bias) = (Values::Narrow(&x), 1 << 9);
         let y_values = ValuesMut::Narrow(&mut y);
-        Downsample { x, channels: 2, width: 2, factor: 1 << 8, bias, shift: 10, y: y_values }.run();
+        Downsample { x, channels: 2, width: 2, factor: 1 << 8, bias, shift: 10, y: y_values }
+            .run(&Cpu::new(Isa::SCALAR));
         assert_eq!(y, [5, 6, 9, 10]);
         let mut y = [0i8; 8];
-        Upsample { x: Values::Narrow(&[1, 2]), channels: 2, width: 1, y: ValuesMut::Narrow(&mut y) }.run();
+        Upsample { x: Values::Narrow(&[1, 2]), channels: 2, width: 1, y: ValuesMut::Narrow(&mut y) }
+            .run(&Cpu::new(Isa::SCALAR));
         assert_eq!(y, [1, 2, 1, 2, 1, 2, 1, 2]);
         let mut y = [0i8; 16];
         let x = Values::Narrow(&[1, 2, 3, 4]);
-        Upsample { x, channels: 1, width: 2, y: ValuesMut::Narrow(&mut y) }.run();
+        Upsample { x, channels: 1, width: 2, y: ValuesMut::Narrow(&mut y) }.run(&Cpu::new(Isa::SCALAR));
         assert_eq!(y, [1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4, 3, 3, 4, 4]);
     }
 }

@@ -1,7 +1,9 @@
-use traflow_graph::quant::{AFFINE_BITS, Wide, long};
+use traflow_graph::quant::{AFFINE_BITS, FACTOR, Wide, long};
 
 use super::elementwise::{silu, silu_shift};
 use super::{Values, ValuesMut, scale};
+use crate::cpu::Cpu;
+use crate::simd::IntegerKernel;
 
 /// Normalises each group of channels, scales and shifts each channel, and applies SiLU where there is a table.
 #[derive(Debug)]
@@ -54,7 +56,7 @@ impl Sums {
         let exponent =
             i64::from(excess) + i64::from(even / 2) - 62 - i64::from(gain_shift) + i64::from(AFFINE_BITS);
         let factor = scale(product * i64::from(gain), -exponent);
-        let factor = factor.clamp(i32::MIN.into(), i32::MAX.into());
+        let factor = factor.clamp(-FACTOR, FACTOR);
         // The mean with 16 fraction bits, rounded to the nearest.
         let mean = (2 * (self.sum << 16) + self.count as i64).div_euclid(2 * self.count as i64);
         [factor, bias - scale(factor * mean, 16)]
@@ -63,7 +65,13 @@ impl Sums {
 
 impl GroupNorm<'_> {
     /// Computes it.
-    pub fn run(mut self) {
+    pub fn run(self, cpu: &Cpu) {
+        cpu.run_integers(core::iter::once(self), &mut []);
+    }
+}
+
+impl IntegerKernel for GroupNorm<'_> {
+    fn words(mut self, _: &mut [u8]) {
         let channels = self.gain.len().max(1);
         let of_group = (channels / self.epsilon.len().max(1)).max(1);
         let pixels = self.y.len() / channels;
@@ -99,6 +107,7 @@ impl GroupNorm<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
     use crate::kernels::int8::tests::{narrow, wide as random_wide};
     use std::vec;
     use std::vec::Vec;
@@ -126,7 +135,7 @@ mod tests {
                 scratch: &mut vec![[0; 2]; channels],
                 y: ValuesMut::Wide(&mut y),
             };
-            norm.run();
+            norm.run(&Cpu::new(Isa::SCALAR));
             let of_group = channels / groups;
             for group in 0..groups {
                 let inside = |i: &usize| i % channels / of_group == group;
@@ -163,7 +172,7 @@ mod tests {
                         scratch: &mut [[0; 2]],
                         y: ValuesMut::Wide(&mut y),
                     };
-                    norm.run();
+                    norm.run(&Cpu::new(Isa::SCALAR));
                 }
             }
         }
@@ -179,7 +188,7 @@ mod tests {
             scratch: &mut [[0; 2]],
             y: ValuesMut::Narrow(&mut y),
         };
-        norm.run();
+        norm.run(&Cpu::new(Isa::SCALAR));
         assert_eq!([y[0], y[(1 << 24) - 1]], [100, -100]);
     }
 
@@ -197,7 +206,7 @@ mod tests {
                 scratch: &mut [[0; 2]; 4],
                 y: ValuesMut::Narrow(y),
             };
-            norm.run();
+            norm.run(&Cpu::new(Isa::SCALAR));
         };
         let (mut apart, mut over) = (vec![0; x.len()], x.clone());
         norm(Some(Values::Narrow(&x)), &mut apart);
