@@ -61,6 +61,16 @@ impl Images {
         let length = self.picture_len();
         &self.pixels[index * length..][..length]
     }
+
+    /// The index of the picture with the least squared distance from this one, whose values are in [-1, 1], or `None`
+    /// where there are no pictures.
+    pub fn nearest(&self, picture: &[f32]) -> Option<usize> {
+        let distance = |index: usize| -> f32 {
+            from_pixels(self.picture(index)).iter().zip(picture).map(|(a, b)| (a - b).powi(2)).sum()
+        };
+        let all = (0..self.len()).map(|index| (index, distance(index)));
+        all.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index)
+    }
 }
 
 /// Channels, height and width of CIFAR-10's pictures.

@@ -241,6 +241,9 @@ struct SampleArgs {
     /// Steps.
     #[arg(long, default_value_t = 1, value_parser = positive)]
     steps: usize,
+    /// Pictures (IDX, plain or gzipped) that the network was trained on: draws beside each picture the one nearest to it.
+    #[arg(long, value_name = "IMAGES")]
+    neighbours: Option<PathBuf>,
     #[command(flatten)]
     grid: GridArgs,
     #[command(flatten)]
@@ -485,8 +488,15 @@ fn make_samples(args: &SampleArgs) -> Result<()> {
     let sampler = args.grid.samplers(checkpoint.role, args.solver.solver, &[args.steps])?.remove(0);
     let bar = Bar::new(args.count);
     let shape = checkpoint.unet.image();
-    let pictures = sample(&network, sampler, &seeds, shape, &mut |done| bar.set(done))?;
-    picture::save(&picture::grid(&pictures, shape, args.count.isqrt(), 2)?, &args.output)?;
+    let mut pictures = sample(&network, sampler, &seeds, shape, &mut |done| bar.set(done))?;
+    let mut columns = args.count.isqrt();
+    if let Some(path) = &args.neighbours {
+        let images = data::read_images(path)?;
+        ensure!(images.shape() == shape, "{}: pictures of {}, not {shape}", path.display(), images.shape());
+        pictures = picture::beside_nearest(&pictures, &images);
+        columns *= 2;
+    }
+    picture::save(&picture::grid(&pictures, shape, columns, 2)?, &args.output)?;
     println!("{}", args.output.display());
     Ok(())
 }

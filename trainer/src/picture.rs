@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use image::{DynamicImage, GrayImage, ImageFormat, RgbImage};
 use traflow_graph::op::Shape;
 
-use crate::data::to_pixels;
+use crate::data::{Images, from_pixels, to_pixels};
 
 /// A grid of pictures, filled row by row on black.
 ///
@@ -50,6 +50,16 @@ pub fn grid(pictures: &[f32], shape: Shape, columns: usize, gap: usize) -> Resul
         RgbImage::from_raw(width, height, pixels).map(DynamicImage::from)
     };
     image.context("the grid is too large")
+}
+
+/// Each picture, and after it the nearest one of a data set of the same shape: whoever has both beside each other sees
+/// what a network has made and what it has learned by heart.
+pub fn beside_nearest(pictures: &[f32], images: &Images) -> Vec<f32> {
+    let beside = |picture: &[f32]| {
+        let nearest = images.nearest(picture).into_iter().flat_map(|index| from_pixels(images.picture(index)));
+        picture.iter().copied().chain(nearest).collect::<Vec<f32>>()
+    };
+    pictures.chunks_exact(images.picture_len()).flat_map(beside).collect()
 }
 
 /// Writes a picture as a PNG file, as a whole or not at all.
@@ -97,6 +107,13 @@ mod tests {
         assert_eq!(image::open(&path).unwrap(), image);
         let error = format!("{:#}", save(&image, folder.path()).unwrap_err());
         assert!(error.starts_with("writing /") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn the_nearest_picture_stands_beside() {
+        let images = Images { channels: 1, height: 1, width: 2, pixels: vec![0, 0, 255, 0, 255, 255] };
+        let beside = beside_nearest(&[0.9, -0.2, -1.0, -0.9], &images);
+        assert_eq!(beside, [0.9, -0.2, 1.0, -1.0, -1.0, -0.9, -1.0, -1.0]);
     }
 
     #[test]

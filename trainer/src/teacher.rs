@@ -39,6 +39,9 @@ pub struct TeacherConfig {
     /// Part of the values that dropout makes zero in every block.
     #[serde(default)]
     pub dropout: f32,
+    /// Whether half of the pictures are mirrored.
+    #[serde(default)]
+    pub flips: bool,
     /// The optimiser.
     pub optimiser: OptimiserConfig,
     /// What the run writes down.
@@ -69,6 +72,7 @@ pub fn train(
     let autodiff = device.clone().autodiff();
     let losses = |network: &Network, _: &Optimiser, dice: &Dice| {
         let x0 = batch(images, &dice.pictures(images.len()), &autodiff);
+        let x0 = if config.flips { dice.flip(x0) } else { x0 };
         let dropout = Dropout { rate: config.dropout, seed: config.seed, first: dice.first };
         let loss = rectified_flow(&network.with_dropout(dropout), x0, dice, config.time);
         vec![Term { name: "velocity", weight: 1.0, loss }]
