@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use serde_json::Value;
 
+mod ablation;
 mod bench_peers;
 mod page;
 mod quickstart;
@@ -28,6 +29,8 @@ enum Task {
     Smoke,
     /// Times the runtime and other runtimes on the same networks, and writes docs/benchmarks.md.
     BenchPeers(bench_peers::Arguments),
+    /// Distills students that differ in their losses alone, judges them, and writes docs/ablation.md.
+    Ablation(ablation::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         Task::Quickstart => quickstart::run(),
         Task::Smoke => smoke::run(),
         Task::BenchPeers(arguments) => bench_peers::run(&arguments),
+        Task::Ablation(arguments) => ablation::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,10 +55,11 @@ struct Programs {
 }
 
 impl Programs {
-    /// Builds the programs of these packages for use.
+    /// Builds the programs of these packages for use, in the profile of this one.
     fn build(packages: &[&str]) -> Result<Self> {
         let packages = packages.iter().flat_map(|package| ["--package", package]);
-        cargo(&["build", "--release", "--bins"].into_iter().chain(packages).collect::<Vec<_>>())?;
+        let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+        cargo(&["build", "--profile", profile, "--bins"].into_iter().chain(packages).collect::<Vec<_>>())?;
         Self::beside()
     }
 

@@ -1,4 +1,4 @@
-//! What `bench-peers` says: a table for the eye, and `docs/benchmarks.md`.
+//! What commands write into pages of `docs`; of `bench-peers` a table for the eye, and its part of `docs/benchmarks.md`.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -7,14 +7,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+use traflow_graph::file;
 
 use crate::{number, root, text};
 
-const PAGE: &str = "docs/benchmarks.md";
+/// The page of all benchmarks.
+pub(crate) const BENCHMARKS: &str = "docs/benchmarks.md";
 
 const HEAD: &str = "\
-# Benchmarks
-
 Written by `cargo xtask bench-peers`, which anybody can repeat: it needs Rust, Python 3 with `venv`, and both package indices.
 Times are medians in milliseconds of making one 3×32×32 picture in one step from given noise, with random weights (speed does
 not depend on them).
@@ -26,6 +26,23 @@ not depend on them).
 - × is the time of the fastest other runtime in f32, divided by that of TraFlow in f32: more than 1 is faster. OpenVINO's bf16
   is no f32, and beside the others for comparison. A dash is where somebody was left out or cannot run.
 ";
+
+/// Replaces what stands between `<!-- begin NAME -->` and `<!-- end NAME -->`; the rest of the page is somebody else's.
+pub(crate) fn replace(page: &str, name: &str, text: &str) -> Result<()> {
+    let path = root().join(page);
+    let old = fs::read_to_string(&path).with_context(|| format!("reading {page}"))?;
+    let new = between(&old, name, text).with_context(|| format!("{page}: no part called {name}"))?;
+    file::write(&path, new.as_bytes()).with_context(|| format!("writing {page}"))?;
+    eprintln!("{page} was written");
+    Ok(())
+}
+
+fn between(page: &str, name: &str, text: &str) -> Option<String> {
+    let (begin, end) = (format!("<!-- begin {name} -->"), format!("<!-- end {name} -->"));
+    let (before, rest) = page.split_once(&begin)?;
+    let (_, after) = rest.split_once(&end)?;
+    Some(format!("{before}{begin}\n\n{}\n\n{end}{after}", text.trim()))
+}
 
 /// The processor, its cores and the system, and the day.
 pub(crate) fn machine() -> String {
@@ -78,7 +95,7 @@ pub(crate) fn summary(result: &Value) -> Result<String> {
     Ok(table)
 }
 
-/// Writes the page.
+/// Writes the part of the page.
 pub(crate) fn write(results: &[Value]) -> Result<()> {
     let mut page = HEAD.to_owned();
     let machines = results.iter().map(|result| text(&result["machine"])).collect::<Result<BTreeSet<_>>>()?;
@@ -94,10 +111,7 @@ pub(crate) fn write(results: &[Value]) -> Result<()> {
         columns.sort_by_key(|result| result["macs"].as_u64());
         write!(page, "\n{}", table(&columns, threads as u64)?)?;
     }
-    let path = root().join(PAGE);
-    fs::write(&path, page).with_context(|| format!("writing {}", path.display()))?;
-    eprintln!("{PAGE} was written");
-    Ok(())
+    replace(BENCHMARKS, "peers", &page)
 }
 
 /// A table with a column for each network.
@@ -177,4 +191,18 @@ fn title(contestant: &Value) -> Result<String> {
 
 fn plural(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::between;
+
+    #[test]
+    fn the_rest_of_a_page_stays() {
+        let page = "# A\n\n<!-- begin a -->\nold\n<!-- end a -->\nmore\n";
+        let new = between(page, "a", "new\n").unwrap_or_default();
+        assert_eq!(new, "# A\n\n<!-- begin a -->\n\nnew\n\n<!-- end a -->\nmore\n");
+        assert_eq!(between(&new, "a", "new").as_ref(), Some(&new));
+        assert_eq!(between(page, "b", ""), None);
+    }
 }
