@@ -1,7 +1,7 @@
 """Checks ONNX files against their test data: python onnx_check.py MODEL TEST_DATA_FOLDER ...
 
-Each model has to pass ONNX's own checker, shape inference included, and ONNX Runtime has to make of `input_0.pb` what
-`output_0.pb` says, up to 1e-4 of its range. `requirements.txt` beside this file has the packages.
+Each model has to pass ONNX's own checker, shape inference included, and ONNX Runtime has to make of `input_0.pb` (and of
+the class in `input_1.pb`) what `output_0.pb` says, up to 1e-4 of its range. `requirements.txt` beside this file has the packages.
 """
 
 import sys
@@ -21,8 +21,10 @@ def tensor(path):
 def check(model, folder):
     onnx.checker.check_model(model, full_check=True)
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    noise, expected = (tensor(folder / name) for name in ("input_0.pb", "output_0.pb"))
-    (image,) = session.run(["image"], {"noise": noise})
+    names = [value.name for value in session.get_inputs()]
+    inputs = {name: tensor(folder / f"input_{place}.pb") for place, name in enumerate(names)}
+    expected = tensor(folder / "output_0.pb")
+    (image,) = session.run(["image"], inputs)
     assert image.shape == expected.shape, f"{model}: {image.shape} is not {expected.shape}"
     error = numpy.abs(image - expected).max() / numpy.ptp(expected)
     print(f"{model}: ONNX Runtime {onnxruntime.__version__} differs by {error:.1e} of the range")

@@ -158,10 +158,13 @@ fn to_model(checkpoint: &Checkpoint, arguments: &Arguments, output: &Path) -> Re
 /// Writes an ONNX file; gives the report as JSON and as text.
 fn to_onnx(checkpoint: &Checkpoint, arguments: &Arguments, output: &Path) -> Result<(Value, String)> {
     let [steps] = arguments.steps[..] else { bail!("an ONNX file offers one number of steps") };
-    let onnx::Exported { file, nodes, noise, image, folding } =
+    let onnx::Exported { file, nodes, noise, class, image, folding } =
         onnx::export(checkpoint, steps).with_context(|| exporting(arguments))?;
     if let Some(folder) = &arguments.test_data {
         write(&folder.join("input_0.pb"), &noise)?;
+        if let Some(class) = class {
+            write(&folder.join("input_1.pb"), &class)?;
+        }
         write(&folder.join("output_0.pb"), &image)?;
     }
     write(output, &file)?;

@@ -1,7 +1,8 @@
 //! Turns a checkpoint into an ONNX file, for runtimes that are not ours.
 //!
 //! The file is the whole generator for one number of steps: its input `noise` and its output `image` are
-//! `[1, channels, height, width]` in f32, and the steps follow each other in one graph over one set of weights. The
+//! `[1, channels, height, width]` in f32, and where the network has classes a second input `class` is `[1, classes]`, with a
+//! one at the place of the class, or zeros for none in particular; the steps follow each other in one graph over one set of weights. The
 //! times are known then, so what depends on them is a constant, as in a model file. With inputs for the times instead a
 //! user would have to write the solver, and other runtimes would compute the embedding of the times for each picture.
 //!
@@ -42,6 +43,9 @@ const IR_VERSION: i64 = 8;
 /// Name of the input, N(0, I).
 pub const INPUT: &str = "noise";
 
+/// Name of the input of a network with classes, a one at the place of the class.
+pub const CLASS: &str = "class";
+
 /// Name of the output, about in [-1, 1].
 pub const OUTPUT: &str = "image";
 
@@ -54,6 +58,8 @@ pub struct Exported {
     pub nodes: usize,
     /// The noise of seed 0, as a file of ONNX's test data (`input_0.pb`).
     pub noise: Vec<u8>,
+    /// The first class, where the network has classes (`input_1.pb`).
+    pub class: Option<Vec<u8>>,
     /// The picture that the network as it was trained makes of it, computed in f64 (`output_0.pb`).
     pub image: Vec<u8>,
     /// The largest difference of the folded network's picture, as a part of the range.
@@ -65,7 +71,7 @@ pub struct Exported {
 #[non_exhaustive]
 #[allow(missing_docs, reason = "each message says what it is about")]
 pub enum OnnxError {
-    #[error("node {index} ({name}): its operation is not written to ONNX files")]
+    #[error("node {index} ({name}): it depends on time alone and was not folded")]
     Operation { index: usize, name: String },
     #[error("an ONNX file is smaller than 2 GiB")]
     TooLarge,
@@ -84,8 +90,10 @@ pub fn export(checkpoint: &Checkpoint, steps: u32) -> Result<Exported, ExportErr
 
     let mut noise = vec![0.0; shape.elements()];
     Noise::new(0).fill(&mut noise);
-    let expected = generate(&trained, &noise, None, &schedule, 0);
-    let folding = difference(&generate(&folded, &noise, None, &schedule, 0), &expected);
+    let classes = usize::from(checkpoint.unet.labels);
+    let class = (classes > 0).then_some(0);
+    let expected = generate(&trained, &noise, class, &schedule, 0);
+    let folding = difference(&generate(&folded, &noise, class, &schedule, 0), &expected);
     if folding > FOLDING_LIMIT {
         let (steps, limit) = (schedule.len(), FOLDING_LIMIT);
         return Err(VerifyError::Folding { steps, found: folding, limit }.into());
@@ -98,9 +106,15 @@ pub fn export(checkpoint: &Checkpoint, steps: u32) -> Result<Exported, ExportErr
         file: bytes(&model(graph, checkpoint, steps))?,
         nodes,
         noise: bytes(&floats(INPUT, &batch(shape), &noise))?,
+        class: class.map(|_| bytes(&floats(CLASS, &[1, classes as i64], &first_of(classes)))).transpose()?,
         image: bytes(&floats(OUTPUT, &batch(shape), &image))?,
         folding,
     })
+}
+
+/// A one, and zeros after it.
+fn first_of(classes: usize) -> Vec<f32> {
+    (0..classes).map(|place| f32::from(u8::from(place == 0))).collect()
 }
 
 fn bytes(message: &impl Message) -> Result<Vec<u8>, OnnxError> {
@@ -135,11 +149,15 @@ fn model(graph: GraphProto, checkpoint: &Checkpoint, steps: u32) -> ModelProto {
 fn graph(network: &Network, shape: Shape, schedule: &[Moment]) -> Result<GraphProto, OnnxError> {
     let graph = GraphProto {
         name: "generator".to_owned(),
-        input: vec![value_info(INPUT, shape)],
-        output: vec![value_info(OUTPUT, shape)],
+        input: vec![value_info(INPUT, &batch(shape))],
+        output: vec![value_info(OUTPUT, &batch(shape))],
         ..Default::default()
     };
     let mut writer = Writer { network, graph, tensors: BTreeSet::new(), scope: String::new(), row: 0 };
+    if let Some(node) = network.graph.nodes().iter().find(|node| matches!(node.op, Op::Class { .. })) {
+        writer.graph.input.push(value_info(CLASS, &batch(node.shape)[..2]));
+        writer.reshape(CLASS_VECTOR.to_owned(), CLASS, &batch(node.shape));
+    }
     let mut x = INPUT.to_owned();
     for (row, moment) in schedule.iter().enumerate() {
         writer.row = row;
@@ -150,6 +168,9 @@ fn graph(network: &Network, shape: Shape, schedule: &[Moment]) -> Result<GraphPr
     }
     Ok(writer.graph)
 }
+
+/// The class as the network's nodes read it.
+const CLASS_VECTOR: &str = "class/vector";
 
 /// A graph that is being written.
 struct Writer<'a> {
@@ -186,6 +207,7 @@ impl Writer<'_> {
         let input = |place: usize| values[node.inputs[place].index()].as_str();
         let value = match node.op {
             Op::Image(_) => return Ok(image.to_owned()),
+            Op::Class { .. } => return Ok(CLASS_VECTOR.to_owned()),
             Op::Constant { .. } => return Ok(self.bias(index, &[1, -1, 1, 1])),
             Op::Conv2d { kernel, residual, .. } => match residual {
                 None => self.conv2d(index, name, input(0), kernel.into()),
@@ -212,21 +234,21 @@ impl Writer<'_> {
                 self.node("AveragePool", name, &[input(0)], attributes)
             }
             Op::Upsample => self.upsample(name, input(0)),
+            Op::Multiply => self.node("Mul", name, &[input(0), input(1)], Vec::new()),
+            Op::ScaleShift { silu } => {
+                let shifted = if silu { format!("{name}/shifted") } else { name.clone() };
+                let y = self.scale_shift(&name, shifted, input(0), input(1));
+                if silu { self.silu(name, &y) } else { y }
+            }
+            Op::Blur { near, far } => self.blur(name, input(0), node.shape, [near, far]),
+            Op::Border { by } => self.border(name, input(0), node.shape, by.into()),
             Op::Attention { heads } => self.attention(&name, input(0), node.shape, heads.into()),
-            // What depends on time alone was folded; the others are not written yet.
-            Op::Time(_)
-            | Op::Coefficient(_)
-            | Op::Labels { .. }
-            | Op::Embedding { .. }
-            | Op::Class { .. }
-            | Op::Multiply
-            | Op::ScaleShift { .. }
-            | Op::Blur { .. }
-            | Op::Border { .. } => {
+            // What depends on time alone was folded.
+            Op::Time(_) | Op::Coefficient(_) | Op::Labels { .. } | Op::Embedding { .. } => {
                 return Err(OnnxError::Operation { index, name: node.name.clone() });
             }
         };
-        self.graph.value_info.push(value_info(&value, node.shape));
+        self.graph.value_info.push(value_info(&value, &batch(node.shape)));
         Ok(value)
     }
 
@@ -293,6 +315,50 @@ impl Writer<'_> {
         self.node("Resize", name, &[x, "", &scales], attributes)
     }
 
+    /// `x · (1 + scale) + shift`, where `by` has the scales, then the shifts.
+    fn scale_shift(&mut self, name: &str, output: String, x: &str, by: &str) -> String {
+        let [scale, shift] = ["scale", "shift"].map(|part| format!("{name}/{part}"));
+        self.split(format!("{name}/split"), by, vec![scale.clone(), shift.clone()], 1);
+        let one = self.scalar(1.0);
+        let factor = self.node("Add", format!("{name}/factor"), &[&scale, &one], Vec::new());
+        let scaled = self.node("Mul", format!("{name}/scaled"), &[x, &factor], Vec::new());
+        self.node("Add", output, &[&scaled, &shift], Vec::new())
+    }
+
+    /// A convolution of each channel with the same kernel, the product of the taps along rows and along columns.
+    fn blur(&mut self, name: String, x: &str, shape: Shape, [near, far]: [f32; 2]) -> String {
+        let middle = 1.0 - 2.0 * (near + far);
+        let taps = [far, near, middle, near, far];
+        let taps = if far == 0.0 { &taps[1..4] } else { &taps[..] };
+        let kernel: Vec<f32> = taps.iter().flat_map(|a| taps.iter().map(move |b| a * b)).collect();
+        let (channels, side) = (usize::from(shape.channels), taps.len() as i64);
+        let weight = self.tensor(format!("blur/{channels}/{near},{far}"), |name| {
+            floats(name, &[channels as i64, 1, side, side], &kernel.repeat(channels))
+        });
+        let attributes = vec![
+            ints("kernel_shape", &[side; 2]),
+            ints("pads", &[side / 2; 4]),
+            int("group", channels as i64),
+        ];
+        self.node("Conv", name, &[x, &weight], attributes)
+    }
+
+    /// Zeros on each side, or as many rows and columns fewer; `shape` is that of the output.
+    fn border(&mut self, name: String, x: &str, shape: Shape, by: i64) -> String {
+        let mut list = |kind: &str, values: &[i64]| {
+            let text = values.iter().map(i64::to_string).collect::<Vec<_>>().join(",");
+            self.tensor(format!("{kind}/{text}"), |name| integers(name, values))
+        };
+        if by >= 0 {
+            let pads = list("pads", &[0, 0, by, by, 0, 0, by, by]);
+            return self.node("Pad", name, &[x, &pads], Vec::new());
+        }
+        let ends = [shape.height, shape.width].map(|side| i64::from(side) - by);
+        let [starts, ends, axes] = [("starts", [-by; 2]), ("ends", ends), ("axes", [2, 3])]
+            .map(|(kind, values)| list(kind, &values));
+        self.node("Slice", name, &[x, &starts, &ends, &axes], Vec::new())
+    }
+
     /// `softmax(qᵀ k / √d) vᵀ`, transposed, for each head of d channels; `shape` is that of the output.
     fn attention(&mut self, name: &str, x: &str, shape: Shape, heads: usize) -> String {
         let part = |part: &str| format!("{name}/{part}");
@@ -300,14 +366,7 @@ impl Writer<'_> {
         let split = [3, heads as i64, channels as i64, shape.pixels() as i64];
         let x = self.reshape(part("heads"), x, &split);
         let kinds = ["queries", "keys", "values"].map(part);
-        self.graph.node.push(NodeProto {
-            name: part("split"),
-            op_type: "Split".to_owned(),
-            input: vec![x],
-            output: kinds.to_vec(),
-            attribute: vec![int("axis", 0)],
-            ..Default::default()
-        });
+        self.split(part("split"), &x, kinds.to_vec(), 0);
         let [queries, keys, values] = kinds;
         let transposed = || vec![ints("perm", &[0, 1, 3, 2])];
         let queries = self.node("Transpose", part("queries/transpose"), &[&queries], transposed());
@@ -344,6 +403,18 @@ impl Writer<'_> {
             ..Default::default()
         });
         name
+    }
+
+    /// Cuts a value into equal parts along an axis.
+    fn split(&mut self, name: String, x: &str, parts: Vec<String>, axis: i64) {
+        self.graph.node.push(NodeProto {
+            name,
+            op_type: "Split".to_owned(),
+            input: vec![x.to_owned()],
+            output: parts,
+            attribute: vec![int("axis", axis)],
+            ..Default::default()
+        });
     }
 
     /// A number as an initialiser, which all nodes share.
@@ -410,9 +481,9 @@ fn tensor(name: &str, dims: &[i64], data_type: DataType, raw_data: Vec<u8>) -> T
 }
 
 /// Type and shape of a value.
-fn value_info(name: &str, shape: Shape) -> ValueInfoProto {
+fn value_info(name: &str, dims: &[i64]) -> ValueInfoProto {
     let dim = |&size: &i64| Dimension { value: Some(dimension::Value::DimValue(size)), ..Default::default() };
-    let shape = TensorShapeProto { dim: batch(shape).iter().map(dim).collect(), ..Default::default() };
+    let shape = TensorShapeProto { dim: dims.iter().map(dim).collect(), ..Default::default() };
     let tensor =
         Tensor { elem_type: DataType::FLOAT as i32, shape: MessageField::some(shape), ..Default::default() };
     let type_ = TypeProto { value: Some(TypeValue::TensorType(tensor)), ..Default::default() };

@@ -10,6 +10,8 @@ use onnx_protobuf::tensor_proto::DataType;
 use onnx_protobuf::{Message, ModelProto, NodeProto, TensorProto};
 use traflow_export::onnx::{self, OPSET};
 use traflow_graph::checkpoint::{Checkpoint, Role};
+use traflow_graph::coefficient::{Head, Level};
+use traflow_graph::unet::{Architecture, Encoder, Unet, Variant};
 
 /// A tensor in row-major order.
 #[derive(Clone, Debug)]
@@ -74,17 +76,19 @@ fn text<'a>(node: &'a NodeProto, name: &str) -> &'a [u8] {
     node.attribute.iter().find(|a| a.name == name).map_or(b"", |a| &a.s)
 }
 
-fn conv(x: &Array, weight: &Array, bias: &Array, pads: &[i64]) -> Array {
-    let ([_, _, height, width], [out, input, kernel, _]) = (four(x), four(weight));
-    assert_eq!(pads, [(kernel / 2) as i64; 4]);
+/// Each group of output channels reads its group of input channels.
+fn conv(x: &Array, weight: &Array, bias: Option<&&Array>, pads: &[i64], groups: usize) -> Array {
+    let ([_, channels, height, width], [out, input, kernel, _]) = (four(x), four(weight));
+    assert_eq!((pads, channels), (&[(kernel / 2) as i64; 4][..], input * groups));
     let mut data = Vec::new();
     for (o, row, column) in places(out, height, width) {
-        let mut sum = bias.data[o];
+        let mut sum = bias.map_or(0.0, |bias| bias.data[o]);
+        let first = o / (out / groups) * input;
         for (i, ky, kx) in places(input, kernel, kernel) {
             let (y, x_) = (row + ky, column + kx);
             // The border of zeros.
             if y >= kernel / 2 && x_ >= kernel / 2 && y - kernel / 2 < height && x_ - kernel / 2 < width {
-                let pixel = (i * height + y - kernel / 2) * width + x_ - kernel / 2;
+                let pixel = ((first + i) * height + y - kernel / 2) * width + x_ - kernel / 2;
                 sum += x.data[pixel] * weight.data[((o * input + i) * kernel + ky) * kernel + kx];
             }
         }
@@ -125,6 +129,20 @@ fn resample(x: &Array, down: bool) -> Array {
     Array { dims: vec![1, channels, h, w], data: data.collect() }
 }
 
+/// More rows and columns of zeros on each side, or fewer.
+fn window(x: &Array, by: isize) -> Array {
+    let [_, channels, height, width] = four(x);
+    let [h, w] = [height, width].map(|side| side.checked_add_signed(2 * by).unwrap());
+    let data = places(channels, h, w).map(|(c, row, column)| {
+        let [row, column] = [row, column].map(|place| place.checked_add_signed(-by));
+        match (row.filter(|row| *row < height), column.filter(|column| *column < width)) {
+            (Some(row), Some(column)) => x.data[(c * height + row) * width + column],
+            _ => 0.0,
+        }
+    });
+    Array { dims: vec![1, channels, h, w], data: data.collect() }
+}
+
 fn transpose(x: &Array) -> Array {
     let ((_, rows, columns), mut dims) = (x.matrices(), x.dims.clone());
     let last = dims.len() - 1;
@@ -157,7 +175,23 @@ fn softmax(x: &Array) -> Array {
 fn run(node: &NodeProto, inputs: &[&Array]) -> Vec<Array> {
     let x = inputs[0];
     let y = match node.op_type.as_str() {
-        "Conv" => conv(x, inputs[1], inputs[2], &ints(node, "pads").unwrap()),
+        "Conv" => {
+            let groups = node.attribute.iter().find(|a| a.name == "group").map_or(1, |a| a.i as usize);
+            conv(x, inputs[1], inputs.get(2), &ints(node, "pads").unwrap(), groups)
+        }
+        "Pad" => {
+            let by = inputs[1].data[2];
+            assert_eq!(inputs[1].data, [0.0, 0.0, by, by, 0.0, 0.0, by, by]);
+            window(x, by as isize)
+        }
+        "Slice" => {
+            let [_, _, height, width] = four(x);
+            let by = inputs[1].data[0];
+            assert_eq!(inputs[1].data, [by; 2]);
+            assert_eq!(inputs[2].data, [height as f64 - by, width as f64 - by]);
+            assert_eq!(inputs[3].data, [2.0, 3.0]);
+            window(x, -by as isize)
+        }
         "InstanceNormalization" => instance_norm(x, inputs[1], inputs[2], node.attribute[0].f.into()),
         "Reshape" => {
             let dims: Vec<usize> = inputs[1].data.iter().map(|&d| d as usize).collect();
@@ -189,8 +223,11 @@ fn run(node: &NodeProto, inputs: &[&Array]) -> Vec<Array> {
             resample(x, false)
         }
         "Split" => {
-            assert_eq!(node.attribute[0].i, 0);
-            let dims = [&[x.dims[0] / node.output.len()], &x.dims[1..]].concat();
+            // What is before the axis is one.
+            let axis = node.attribute[0].i as usize;
+            assert!(x.dims[..axis].iter().all(|&size| size == 1));
+            let mut dims = x.dims.clone();
+            dims[axis] /= node.output.len();
             let parts = x.data.chunks_exact(x.data.len() / node.output.len());
             return parts.map(|part| Array { dims: dims.clone(), data: part.to_vec() }).collect();
         }
@@ -208,15 +245,16 @@ fn run(node: &NodeProto, inputs: &[&Array]) -> Vec<Array> {
     vec![y]
 }
 
-/// Runs a file: what it makes of this noise. Values have the shapes that the file says.
-fn interpret(model: &ModelProto, noise: Array) -> Array {
+/// Runs a file: what it makes of this noise, and of this class where it has classes. Values have the shapes that the file says.
+fn interpret(model: &ModelProto, inputs: Vec<Array>) -> Array {
     let graph = &model.graph;
     let mut values: BTreeMap<&str, Array> =
         graph.initializer.iter().map(|tensor| (tensor.name.as_str(), Array::of(tensor))).collect();
     assert_eq!(values.len(), graph.initializer.len(), "two initialisers have one name");
     // What an operator leaves out has the empty name.
     values.insert("", Array { dims: vec![0], data: Vec::new() });
-    values.insert(&graph.input[0].name, noise);
+    assert_eq!(graph.input.len(), inputs.len());
+    values.extend(graph.input.iter().map(|info| info.name.as_str()).zip(inputs));
     for node in &graph.node {
         let inputs: Vec<&Array> = node.input.iter().map(|name| &values[name.as_str()]).collect();
         for (name, output) in node.output.iter().zip(run(node, &inputs)) {
@@ -239,20 +277,59 @@ fn tensor(bytes: &[u8]) -> Array {
     Array::of(&TensorProto::parse_from_bytes(bytes).unwrap())
 }
 
+fn worst(a: &Array, b: &Array) -> f64 {
+    a.data.iter().zip(&b.data).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
+/// Runs the file of a checkpoint on its own test data.
+fn makes_its_pictures(checkpoint: &Checkpoint, steps: u32) {
+    let (model, exported) = export(checkpoint, steps);
+    let (noise, expected) = (tensor(&exported.noise), tensor(&exported.image));
+    let [channels, height, width] = checkpoint.unet.image.map(usize::from);
+    assert_eq!(expected.dims, [1, channels, height, width]);
+    let class = exported.class.as_deref().map(tensor);
+    let found = interpret(&model, std::iter::once(noise.clone()).chain(class.clone()).collect());
+    assert!(worst(&found, &noise) > 0.5, "nothing was computed");
+    // What is rounded is the constants of time, and the picture.
+    let range = expected.data.iter().fold(1.0f64, |range, x| range.max(x.abs()));
+    let error = worst(&found, &expected) / range;
+    assert!(error < 2e-6, "{:?}, {steps} steps: {error}", checkpoint.unet);
+    assert!(exported.folding < 1e-12);
+    if let Some(class) = class {
+        assert_eq!(class.dims, [1, usize::from(checkpoint.unet.labels)]);
+        let none = class.map(|_| 0.0);
+        assert!(worst(&interpret(&model, vec![noise, none]), &found) > 1e-3, "the class has no effect");
+    }
+}
+
 #[test]
 fn a_file_makes_the_pictures_of_its_checkpoint() {
     for (size, role, steps) in [(8, Role::Student, 1), (12, Role::Student, 3), (8, Role::Teacher, 2)] {
-        let (model, exported) = export(&checkpoint(unet(size, role), role), steps);
-        let (noise, expected) = (tensor(&exported.noise), tensor(&exported.image));
-        assert_eq!(expected.dims, [1, 3, usize::from(size), usize::from(size)]);
-        let found = interpret(&model, noise.clone());
-        let worst =
-            |a: &Array, b: &Array| a.data.iter().zip(&b.data).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
-        assert!(worst(&found, &noise) > 0.5, "nothing was computed");
-        // What is rounded is the constants of time, and the picture.
-        let error = worst(&found, &expected);
-        assert!(error < 2e-6, "{size}, {steps} steps: {error}");
-        assert!(exported.folding < 1e-12);
+        makes_its_pictures(&checkpoint(unet(size, role), role), steps);
+    }
+}
+
+/// Classes, scale and shift, filters, borders and heads.
+#[test]
+fn networks_of_other_families_are_written() {
+    let role = Role::Teacher;
+    let adm = Unet {
+        architecture: Architecture::Adm,
+        labels: 3,
+        head: Head::Edm,
+        level: Level::Edm,
+        variant: Variant { filter: Some(vec![1, 3, 3, 1]), head_channels: Some(4), ..Variant::default() },
+        ..unet(8, role)
+    };
+    let ncsnpp =
+        Unet { architecture: Architecture::Ncsnpp, head: Head::Ve, level: Level::Ve, ..unet(8, role) };
+    let longer = Variant { filter: Some(vec![1, 5, 10, 10, 5, 1]), ..Variant::default() };
+    let skip =
+        Unet { labels: 2, variant: Variant { encoder: Some(Encoder::Skip), ..longer }, ..unet(8, role) };
+    for unet in [adm, ncsnpp, skip] {
+        for steps in [1, 2] {
+            makes_its_pictures(&checkpoint(unet.clone(), role), steps);
+        }
     }
 }
 
