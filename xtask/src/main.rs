@@ -55,11 +55,13 @@ struct Programs {
 }
 
 impl Programs {
-    /// Builds the programs of these packages for use, in the profile of this one.
+    /// Builds the programs of these packages for use. Where this one is of the dev profile, they are those beside it.
     fn build(packages: &[&str]) -> Result<Self> {
+        if cfg!(debug_assertions) {
+            return Self::find();
+        }
         let packages = packages.iter().flat_map(|package| ["--package", package]);
-        let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
-        cargo(&["build", "--profile", profile, "--bins"].into_iter().chain(packages).collect::<Vec<_>>())?;
+        cargo(&["build", "--release", "--bins"].into_iter().chain(packages).collect::<Vec<_>>())?;
         Self::beside()
     }
 
