@@ -93,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         for variant in &VARIANTS {
             let judged = judgement(&folder, variant, *seed);
             if !judged.exists() {
-                let report = train_and_judge(&programs, arguments, &folder, variant, *seed)?;
+                let report = train_and_judge(&programs, arguments, variant, *seed)?;
                 file::write(&judged, report.as_bytes())
                     .with_context(|| format!("writing {}", judged.display()))?;
             }
@@ -111,13 +111,12 @@ fn judgement(folder: &Path, variant: &Variant, seed: u64) -> PathBuf {
 fn train_and_judge(
     programs: &Programs,
     arguments: &Arguments,
-    folder: &Path,
     variant: &Variant,
     seed: u64,
 ) -> Result<String> {
-    let run = folder.join(format!("{}-{seed}", variant.file()));
-    let (student, run) = (run.with_extension("safetensors"), run.display().to_string());
-    let student = student.display().to_string();
+    // In the project's folder, so that a checkpoint does not name the machine's.
+    let run = format!("runs/ablation/{}/{}-{seed}", arguments.images, variant.file());
+    let student = format!("{run}.safetensors");
     let mut distill = ["distill", CONFIG, "--teacher", TEACHER, "--pairs", PAIRS].map(str::to_owned).to_vec();
     distill.extend(["--run", &run, "--resume", "-o", &student].map(str::to_owned));
     let settings = [format!("seed={seed}"), format!("stage.1.steps={}", arguments.images / BATCH)];
