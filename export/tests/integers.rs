@@ -8,13 +8,13 @@ use traflow_export::calibrate::Observer;
 use traflow_export::integers::{Exported, Options, export, export_network};
 use traflow_export::network::{Network, Parameters};
 use traflow_export::schedules;
-use traflow_graph::checkpoint::Role;
+use traflow_graph::checkpoint::{Checkpoint, Role};
 use traflow_graph::graph::{Builder, Node};
 use traflow_graph::model::{Model, seal};
 use traflow_graph::noise::Noise;
 use traflow_graph::op::{Method, Op, Shape};
 use traflow_runtime::kernels::int8::Values;
-use traflow_runtime::{Engine, EngineError, IntegerEngine, SelfTestError, digest};
+use traflow_runtime::{Cpu, Engine, EngineError, IntegerEngine, Isa, SelfTestError, digest};
 
 fn options(steps: &[u32]) -> Options {
     Options { steps: steps.to_vec(), seeds: 4, ..Options::default() }
@@ -193,11 +193,11 @@ fn each_engine_refuses_the_other_kind() {
 }
 
 /// The digests of the pictures of 16 seeds by 1 step, then by 4, in hexadecimal.
-fn digests(file: &[u8]) -> Vec<String> {
+fn digests(file: &[u8], cpu: Cpu) -> Vec<String> {
     let blocks = aligned(file);
     let model = Model::new(bytes(&blocks)).unwrap();
     let mut arena = vec![0; IntegerEngine::arena_bytes(&model)];
-    let mut engine = IntegerEngine::new(model, &mut arena).unwrap();
+    let mut engine = IntegerEngine::on(cpu, model, &mut arena).unwrap();
     engine.self_test().unwrap();
     let requests = [1, 4].into_iter().flat_map(|steps| (0..16).map(move |seed| (seed, steps)));
     let of = |(seed, steps)| digest(Values::Wide(engine.generate(seed, steps).unwrap().numbers));
@@ -215,11 +215,38 @@ fn golden_files_keep_their_pictures() {
             let mut unet = unet(8, Role::Student);
             unet.image[0] = channels;
             let written = export(&checkpoint(unet, Role::Student), &options(&[1, 4])).unwrap().file;
-            std::fs::write(&numbers, serde_json::to_string_pretty(&digests(&written)).unwrap() + "\n")
-                .unwrap();
+            std::fs::write(
+                &numbers,
+                serde_json::to_string_pretty(&digests(&written, Cpu::new(Isa::SCALAR))).unwrap() + "\n",
+            )
+            .unwrap();
             std::fs::write(&file, written).unwrap();
         }
         let expected: Vec<String> = serde_json::from_slice(&std::fs::read(&numbers).unwrap()).unwrap();
-        assert_eq!(digests(&std::fs::read(&file).unwrap()), expected, "{name}");
+        assert_eq!(digests(&std::fs::read(&file).unwrap(), Cpu::new(Isa::detect())), expected, "{name}");
     }
+}
+
+/// Every trained student that is committed, on every instruction set and with 1 to 4 threads.
+#[test]
+fn trained_students_give_the_same_pictures_on_every_processor() {
+    let models = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models");
+    let mut students = 0;
+    for entry in std::fs::read_dir(models).unwrap() {
+        let path = entry.unwrap().path();
+        if !path.to_string_lossy().ends_with("-student.safetensors") {
+            continue;
+        }
+        students += 1;
+        let checkpoint = Checkpoint::read(&path).unwrap();
+        let file = export(&checkpoint, &options(&[1, 4])).unwrap().file;
+        let expected = digests(&file, Cpu::new(Isa::SCALAR));
+        for isa in Isa::all() {
+            for threads in 1..=4 {
+                let found = digests(&file, Cpu::with_threads(isa, threads).unwrap());
+                assert_eq!(found, expected, "{}: {isa}, {threads} threads", path.display());
+            }
+        }
+    }
+    assert!(students > 0);
 }

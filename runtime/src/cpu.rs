@@ -1,6 +1,6 @@
 //! Where kernels run.
 
-use crate::simd::{IntegerKernel, Isa, Kernel};
+use crate::simd::{IntegerKernel, Isa, Kernel, Vectors};
 
 /// An instruction set, and how many tasks run at the same time.
 #[derive(Debug)]
@@ -41,13 +41,14 @@ impl Cpu {
         self.share(tasks, bytemuck::cast_slice_mut(scratch), run);
     }
 
-    /// The same for kernels of integers.
+    /// The same for kernels of integers, on vectors of an instruction set.
     pub(crate) fn run_integers<K: IntegerKernel + Send>(
         &self,
+        vectors: Vectors,
         tasks: impl Iterator<Item = K>,
         scratch: &mut [u8],
     ) {
-        self.share(tasks, scratch, |task, scratch| self.isa.run_integers(task, scratch));
+        self.share(tasks, scratch, |task, scratch| vectors.run(task, scratch));
     }
 
     fn share<T: Send>(

@@ -10,7 +10,7 @@ use traflow_graph::quant::{IMAGE_BITS, Integers, QUERIES};
 use crate::cpu::Cpu;
 use crate::engine::{EngineError, Steps, split};
 use crate::kernels::int8::{
-    Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Upsample, Values, ValuesMut,
+    Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Step, Upsample, Values, ValuesMut,
 };
 use crate::simd::Isa;
 
@@ -177,7 +177,7 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
                         visit(number, index, memory.values_of(&node));
                     }
                 }
-                memory.step(moment);
+                memory.step(cpu, moment);
             }
         });
         Ok(())
@@ -186,15 +186,11 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
 
 impl<'m> Memory<'m, '_> {
     /// x_s = x_t + (s - t) u(x_t, t, s), eq. 6'.
-    fn step(&mut self, moment: usize) {
+    fn step(&mut self, cpu: &Cpu, moment: usize) {
         let (image, output) = (self.model.image(), self.model.output());
         let Some(Integers::Image { shift, factor }) = image.integers(moment) else { return };
         let Ok([x, u]) = self.values.get_disjoint_mut([range(&image), range(&output)]) else { return };
-        let (mut x, u) = (typed_mut(x, true), typed(u, output.is_wide()));
-        for index in 0..x.len() {
-            let step = (i64::from(u.get(index)) * i64::from(factor) + (1 << (shift - 1))) >> shift;
-            x.set(index, i64::from(x.get(index)) + step);
-        }
+        Step { u: typed(u, output.is_wide()), factor, shift, x: typed_mut(x, true) }.run(cpu);
     }
 
     fn values_of(&self, node: &Node<'m>) -> Values<'_> {
@@ -290,9 +286,10 @@ impl<'m> Memory<'m, '_> {
 fn start(noise: Noise, shape: Shape, x: &mut [i16]) {
     const SHIFT: u32 = NOISE_BITS - IMAGE_BITS;
     let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
-    for index in 0..x.len() {
-        let number = (noise.at(index as u64) + (1 << (SHIFT - 1))) >> SHIFT;
-        x[index % pixels * channels + index / pixels] = number as i16;
+    let places = (0..channels).flat_map(|channel| (0..pixels).map(move |pixel| pixel * channels + channel));
+    let numbers = (0..).flat_map(|block| noise.four(block));
+    for (place, number) in places.zip(numbers) {
+        x[place] = ((number + (1 << (SHIFT - 1))) >> SHIFT) as i16;
     }
 }
 

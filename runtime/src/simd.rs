@@ -24,7 +24,8 @@ mod neon;
 mod wasm;
 
 pub(crate) use grid::Grid;
-pub use lanes::{IntegerKernel, Lanes};
+pub(crate) use lanes::{Element as IntegerElement, dots, dots_part};
+pub use lanes::{IntegerKernel, LANES, Lanes, Row, Vectors};
 pub(crate) use tile::{Columns, accumulate};
 
 /// Vectors of an instruction set. Everything is a plain arithmetic operation on each lane.
@@ -256,7 +257,11 @@ enum Token {
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
     #[cfg(target_arch = "x86_64")]
+    AvxVnni(avx2::AvxVnni),
+    #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
+    #[cfg(target_arch = "x86_64")]
+    Vnni(avx512::Vnni),
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon),
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
@@ -264,14 +269,16 @@ enum Token {
 }
 
 /// Names of all instruction sets, of this and of other processors.
-const NAMES: [&str; 5] = ["scalar", "avx2", "avx512", "neon", "simd128"];
+const NAMES: [&str; 7] = ["scalar", "avx2", "avxvnni", "avx512", "vnni", "neon", "simd128"];
 
 /// Why an instruction set cannot be had by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "each message says what its fields are")]
 pub enum IsaError {
-    #[error("there is no such instruction set: scalar, avx2, avx512, neon and simd128 are known")]
+    #[error(
+        "there is no such instruction set: scalar, avx2, avxvnni, avx512, vnni, neon and simd128 are known"
+    )]
     Unknown,
     #[error("this processor, or this build of the program, does not have the instruction set {0}")]
     Missing(&'static str),
@@ -289,7 +296,12 @@ impl Isa {
     /// All that this processor has, the slowest first.
     pub fn all() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
-        let more = [avx2::Avx2::detect().map(Token::Avx2), avx512::Avx512::detect().map(Token::Avx512)];
+        let more = [
+            avx2::Avx2::detect().map(Token::Avx2),
+            avx2::AvxVnni::detect().map(Token::AvxVnni),
+            avx512::Avx512::detect().map(Token::Avx512),
+            avx512::Vnni::detect().map(Token::Vnni),
+        ];
         #[cfg(target_arch = "aarch64")]
         let more = [neon::Neon::detect().map(Token::Neon), None];
         #[cfg(target_arch = "wasm32")]
@@ -321,17 +333,35 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(_) => NAMES[1],
             #[cfg(target_arch = "x86_64")]
-            Token::Avx512(_) => NAMES[2],
+            Token::AvxVnni(_) => NAMES[2],
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(_) => NAMES[3],
+            #[cfg(target_arch = "x86_64")]
+            Token::Vnni(_) => NAMES[4],
             #[cfg(target_arch = "aarch64")]
-            Token::Neon(_) => NAMES[3],
+            Token::Neon(_) => NAMES[5],
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Token::Wasm(_) => NAMES[4],
+            Token::Wasm(_) => NAMES[6],
         }
     }
 
-    /// Runs a kernel of integers, compiled for this instruction set.
-    pub fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-        kernel.words(scratch);
+    /// The vectors of integers that it has; kernels do without them where there are none.
+    pub fn vectors(self) -> Option<Vectors> {
+        match self.0 {
+            Token::Scalar(_) => None,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(s) => Some(Vectors::Avx2(s)),
+            #[cfg(target_arch = "x86_64")]
+            Token::AvxVnni(s) => Some(Vectors::AvxVnni(s)),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(s) => Some(Vectors::Avx512(s)),
+            #[cfg(target_arch = "x86_64")]
+            Token::Vnni(s) => Some(Vectors::Vnni(s)),
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(_) => None,
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Token::Wasm(_) => None,
+        }
     }
 
     /// Runs a kernel, compiled for this instruction set.
@@ -341,7 +371,11 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(s) => s.run(kernel, scratch),
             #[cfg(target_arch = "x86_64")]
+            Token::AvxVnni(s) => s.0.run(kernel, scratch),
+            #[cfg(target_arch = "x86_64")]
             Token::Avx512(s) => s.run(kernel, scratch),
+            #[cfg(target_arch = "x86_64")]
+            Token::Vnni(s) => s.0.run(kernel, scratch),
             #[cfg(target_arch = "aarch64")]
             Token::Neon(s) => s.run(kernel, scratch),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]

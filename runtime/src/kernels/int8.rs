@@ -3,6 +3,12 @@
 //! Unlike those of floating point, values lie by row, then column, then channel: a pixel's channels are beside each
 //! other. Where an operation may write over its input, the kernel takes no input: its `y` holds it.
 
+use core::ops::Range;
+
+use bytemuck::Zeroable;
+
+use crate::simd::{LANES, Lanes};
+
 mod attention;
 mod conv2d;
 mod elementwise;
@@ -10,7 +16,7 @@ mod group_norm;
 
 pub use attention::Attention;
 pub use conv2d::Conv2d;
-pub use elementwise::{Add, Concat, Downsample, Silu, Upsample};
+pub use elementwise::{Add, Concat, Downsample, Silu, Step, Upsample};
 pub use group_norm::GroupNorm;
 
 /// Elements of 8 or of 16 bits.
@@ -44,6 +50,42 @@ impl Values<'_> {
             Self::Wide(x) => x[index].into(),
         }
     }
+
+    /// Some of the elements.
+    fn slice(&self, range: Range<usize>) -> Self {
+        match self {
+            Self::Narrow(x) => Self::Narrow(&x[range]),
+            Self::Wide(x) => Self::Wide(&x[range]),
+        }
+    }
+
+    /// So many elements as a vector, and zeros.
+    #[inline(always)]
+    fn load<S: Lanes>(&self, s: S, index: usize, width: usize) -> S::V {
+        match self {
+            Self::Narrow(x) if width == LANES => s.load8(array(x, index)),
+            Self::Narrow(x) => s.load8(&lanes(&x[index..index + width])),
+            Self::Wide(x) if width == LANES => s.load16(array(x, index)),
+            Self::Wide(x) => s.load16(&lanes(&x[index..index + width])),
+        }
+    }
+}
+
+/// As many elements as an array has, from an index on.
+#[inline(always)]
+fn array<T, const N: usize>(x: &[T], index: usize) -> &[T; N] {
+    x[index..].first_chunk().expect("a vector is inside the slice")
+}
+
+/// At most N elements, and zeros.
+#[inline(always)]
+fn lanes<T: Copy + Zeroable, const N: usize>(x: &[T]) -> [T; N] {
+    if let Some(&whole) = x.first_chunk() {
+        return whole;
+    }
+    let mut lanes = [T::zeroed(); N];
+    lanes[..x.len()].copy_from_slice(x);
+    lanes
 }
 
 /// Elements of 8 or of 16 bits, to be written.
@@ -55,7 +97,26 @@ pub enum ValuesMut<'a> {
     Wide(&'a mut [i16]),
 }
 
-impl ValuesMut<'_> {
+impl<'a> ValuesMut<'a> {
+    /// Parts of so many elements, and a rest.
+    fn chunks(self, part: usize) -> impl Iterator<Item = Self> {
+        let mut rest = Some(self);
+        core::iter::from_fn(move || {
+            let (first, after) = match rest.take()? {
+                Self::Narrow(y) => {
+                    let (first, after) = y.split_at_mut(part.min(y.len()));
+                    (Self::Narrow(first), Self::Narrow(after))
+                }
+                Self::Wide(y) => {
+                    let (first, after) = y.split_at_mut(part.min(y.len()));
+                    (Self::Wide(first), Self::Wide(after))
+                }
+            };
+            rest = Some(after).filter(|after| !after.is_empty());
+            Some(first).filter(|first| !first.is_empty())
+        })
+    }
+
     /// The elements, to be read.
     pub fn values(&self) -> Values<'_> {
         match self {
@@ -92,6 +153,29 @@ impl ValuesMut<'_> {
         }
     }
 
+    /// The nearest numbers of so many lanes.
+    #[inline(always)]
+    fn store<S: Lanes>(&mut self, s: S, v: S::V, index: usize, width: usize) {
+        match self {
+            Self::Narrow(y) => match y[index..index + width].first_chunk_mut() {
+                Some(y) => s.store8(v, y),
+                None => {
+                    let mut whole = [0; LANES];
+                    s.store8(v, &mut whole);
+                    y[index..index + width].copy_from_slice(&whole[..width]);
+                }
+            },
+            Self::Wide(y) => match y[index..index + width].first_chunk_mut() {
+                Some(y) => s.store16(v, y),
+                None => {
+                    let mut whole = [0; LANES];
+                    s.store16(v, &mut whole);
+                    y[index..index + width].copy_from_slice(&whole[..width]);
+                }
+            },
+        }
+    }
+
     /// Sets each element to a function of its place and of the element of `x` there, or of its own where there is no x.
     fn map(&mut self, x: Option<Values<'_>>, f: impl Fn(usize, i32) -> i64) {
         for index in 0..self.len() {
@@ -114,6 +198,7 @@ fn scale(number: i64, shift: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Cpu, Isa};
     use std::vec::Vec;
     use traflow_graph::noise::Noise;
 
@@ -125,6 +210,40 @@ mod tests {
     /// Numbers of 16 bits, uniform over all.
     pub(super) fn wide(stream: u32, len: usize) -> Vec<i16> {
         (0..len as u64).map(|i| Noise::stream(22, stream).word(i) as i16).collect()
+    }
+
+    /// Every instruction set, on one thread and, where that is possible, on three.
+    pub(super) fn cpus() -> Vec<Cpu> {
+        let one = Isa::all().map(Cpu::new);
+        #[cfg(feature = "threads")]
+        let one = one.chain(Isa::all().map(|isa| Cpu::with_threads(isa, 3).unwrap()));
+        one.collect()
+    }
+
+    /// Numbers of 8 bits at either end.
+    pub(super) fn ends(stream: u32, len: usize) -> Vec<i8> {
+        narrow(stream, len).into_iter().map(|x| if x < 0 { i8::MIN } else { i8::MAX }).collect()
+    }
+
+    /// Numbers of 16 bits at either end.
+    pub(super) fn wide_ends(stream: u32, len: usize) -> Vec<i16> {
+        wide(stream, len).into_iter().map(|x| if x < 0 { i16::MIN } else { i16::MAX }).collect()
+    }
+
+    /// Runs a kernel whose output begins as this on every processor, and compares with plain Rust: in 8 bits, then in 16.
+    pub(super) fn same(begin: &[i16], what: &str, run: impl Fn(ValuesMut<'_>, &Cpu)) {
+        let narrow: Vec<i8> = begin.iter().map(|&x| x as i8).collect();
+        let scalar = Cpu::new(Isa::SCALAR);
+        let (mut expected_narrow, mut expected) = (narrow.clone(), begin.to_vec());
+        run(ValuesMut::Narrow(&mut expected_narrow), &scalar);
+        run(ValuesMut::Wide(&mut expected), &scalar);
+        for cpu in cpus() {
+            let (mut y_narrow, mut y) = (narrow.clone(), begin.to_vec());
+            run(ValuesMut::Narrow(&mut y_narrow), &cpu);
+            run(ValuesMut::Wide(&mut y), &cpu);
+            assert_eq!(y_narrow, expected_narrow, "{what} in 8 bits on {cpu:?}");
+            assert_eq!(y, expected, "{what} in 16 bits on {cpu:?}");
+        }
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use core::arch::x86_64::*;
 
 use super::cpuid::Features;
-use super::{Kernel, Simd};
+use super::{IntegerKernel, Kernel, Simd};
 
 /// The processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Avx2(());
+pub struct Avx2(());
 
 impl Avx2 {
     pub(super) fn detect() -> Option<Self> {
@@ -17,6 +17,36 @@ impl Avx2 {
     pub(super) fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
         #[target_feature(enable = "avx2,fma,f16c")]
         fn compiled(s: Avx2, kernel: impl Kernel, scratch: &mut [f32]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
+}
+
+impl Avx2 {
+    pub(super) fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn compiled(s: Avx2, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
+}
+
+/// The processor has AVX-VNNI beside AVX2, which is for integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AvxVnni(pub(super) Avx2);
+
+impl AvxVnni {
+    pub(super) fn detect() -> Option<Self> {
+        Features::detect().avx_vnni().then_some(Self(Avx2(())))
+    }
+
+    pub(super) fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+        #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+        fn compiled(s: AvxVnni, kernel: impl IntegerKernel, scratch: &mut [u8]) {
             kernel.run(s, scratch);
         }
         // SAFETY: the token exists, so the processor has what the function is compiled for.

@@ -3,11 +3,11 @@
 use core::arch::x86_64::*;
 
 use super::cpuid::Features;
-use super::{Kernel, Simd};
+use super::{IntegerKernel, Kernel, Simd};
 
 /// The processor has AVX-512.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Avx512(());
+pub struct Avx512(());
 
 impl Avx512 {
     pub(super) fn detect() -> Option<Self> {
@@ -17,6 +17,36 @@ impl Avx512 {
     pub(super) fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
         fn compiled(s: Avx512, kernel: impl Kernel, scratch: &mut [f32]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
+}
+
+impl Avx512 {
+    pub(super) fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+        fn compiled(s: Avx512, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
+}
+
+/// The processor has VNNI beside AVX-512, which is for integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vnni(pub(super) Avx512);
+
+impl Vnni {
+    pub(super) fn detect() -> Option<Self> {
+        Features::detect().avx512_vnni().then_some(Self(Avx512(())))
+    }
+
+    pub(super) fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c,avx512vnni")]
+        fn compiled(s: Vnni, kernel: impl IntegerKernel, scratch: &mut [u8]) {
             kernel.run(s, scratch);
         }
         // SAFETY: the token exists, so the processor has what the function is compiled for.

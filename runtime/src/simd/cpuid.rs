@@ -9,6 +9,10 @@ pub(super) struct Features {
     basic: u32,
     /// Leaf 7, EBX.
     extended: u32,
+    /// Leaf 7, ECX.
+    vectors: u32,
+    /// Leaf 7, second part, EAX.
+    vnni: u32,
     /// Register states that the operating system saves (XCR0).
     saved: u64,
 }
@@ -21,6 +25,8 @@ const AVX2: u32 = 1 << 5;
 const AVX512F: u32 = 1 << 16;
 const AVX512BW: u32 = 1 << 30;
 const AVX512VL: u32 = 1 << 31;
+const AVX512_VNNI: u32 = 1 << 11;
+const AVX_VNNI: u32 = 1 << 4;
 
 /// SSE and AVX registers.
 const YMM: u64 = 0b110;
@@ -36,10 +42,12 @@ fn saved() -> u64 {
 impl Features {
     pub(super) fn detect() -> Self {
         let (highest, basic) = (__cpuid(0).eax, __cpuid(1).ecx);
-        let extended = if highest >= 7 { __cpuid_count(7, 0).ebx } else { 0 };
+        let leaf7 = (highest >= 7).then(|| __cpuid_count(7, 0));
+        let (extended, vectors) = leaf7.map_or((0, 0), |leaf| (leaf.ebx, leaf.ecx));
+        let vnni = leaf7.filter(|leaf| leaf.eax >= 1).map_or(0, |_| __cpuid_count(7, 1).eax);
         // SAFETY: OSXSAVE says that the instruction exists and may be used.
         let saved = if basic & OSXSAVE != 0 { unsafe { saved() } } else { 0 };
-        Self { basic, extended, saved }
+        Self { basic, extended, vectors, vnni, saved }
     }
 
     pub(super) fn avx2(self) -> bool {
@@ -50,5 +58,13 @@ impl Features {
     pub(super) fn avx512(self) -> bool {
         let extended = AVX512F | AVX512BW | AVX512VL;
         self.avx2() && self.extended & extended == extended && self.saved & ZMM == ZMM
+    }
+
+    pub(super) fn avx_vnni(self) -> bool {
+        self.avx2() && self.vnni & AVX_VNNI != 0
+    }
+
+    pub(super) fn avx512_vnni(self) -> bool {
+        self.avx512() && self.vectors & AVX512_VNNI != 0
     }
 }

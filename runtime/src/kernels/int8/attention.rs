@@ -1,8 +1,10 @@
-use traflow_graph::quant::QUERIES;
+use core::array::from_fn;
 
-use super::{ValuesMut, scale};
+use traflow_graph::quant::{QUAD, QUERIES, TABLE};
+
+use super::{ValuesMut, array, lanes, scale};
 use crate::cpu::Cpu;
-use crate::simd::IntegerKernel;
+use crate::simd::{IntegerKernel, LANES, Lanes};
 
 /// `65535 · 2^(-i / 256)`, rounded to the nearest, half up.
 static POWERS: [u16; 257] = {
@@ -55,12 +57,24 @@ pub struct Attention<'a> {
 impl Attention<'_> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
-        cpu.run_integers(core::iter::once(self), &mut []);
+        let whole = self.y.len() / (self.scores.len() / QUERIES).max(1) / self.heads.max(1);
+        // Keys are read in squares of 16 pixels and 16 channels.
+        let whole = whole.is_multiple_of(LANES) && self.scores.len() >= QUERIES * LANES;
+        let Some(vectors) = cpu.isa().vectors().filter(|_| whole) else { return self.words() };
+        let Self { qkv, heads, exponent, exponent_shift, factor, bias, shift, scores, y } = self;
+        let pixels = (scores.len() / QUERIES).max(1);
+        let channels = y.len() / pixels;
+        let part = pixels.div_ceil(cpu.threads()).next_multiple_of(QUERIES);
+        let parts = y.chunks(part * channels).enumerate().map(|(index, y)| {
+            let first = index * part;
+            let of_head = channels / heads.max(1);
+            Part { qkv, pixels, channels, of_head, exponent, exponent_shift, factor, bias, shift, first, y }
+        });
+        cpu.run_integers(vectors, parts, bytemuck::cast_slice_mut(scores));
     }
-}
 
-impl IntegerKernel for Attention<'_> {
-    fn words(mut self, _: &mut [u8]) {
+    /// For processors with nothing but general registers.
+    fn words(mut self) {
         let pixels = (self.scores.len() / QUERIES).max(1);
         let channels = self.y.len() / pixels;
         // One query at a time.
@@ -84,9 +98,7 @@ impl IntegerKernel for Attention<'_> {
                     total += weight;
                     *score = weight as i32;
                 }
-                // The sum has 16 to 32 bits. 1 / total = reciprocal · 2^-(30 + bits), the reciprocal in [2³⁰, 2³¹].
-                let bits = i64::from(32 - total.leading_zeros());
-                let reciprocal = (1 << (30 + bits)) / i64::from(total.max(1));
+                let (bits, reciprocal) = reciprocal(total);
                 for channel in 0..of_head {
                     let products = self.scores.iter().enumerate();
                     let sum: i64 = products.map(|(j, &w)| i64::from(w) * i64::from(at(2, j)[channel])).sum();
@@ -100,11 +112,198 @@ impl IntegerKernel for Attention<'_> {
     }
 }
 
+/// The queries of some pixels.
+struct Part<'a> {
+    qkv: &'a [i8],
+    pixels: usize,
+    channels: usize,
+    of_head: usize,
+    exponent: i32,
+    exponent_shift: u32,
+    factor: i32,
+    bias: i64,
+    shift: u32,
+    /// The first of the pixels.
+    first: usize,
+    y: ValuesMut<'a>,
+}
+
+/// [`POWERS`] less 2¹⁵, for products of numbers with sign.
+static SIGNED_POWERS: [i16; TABLE] = {
+    let mut powers = [0; TABLE];
+    let mut i = 0;
+    while i < POWERS.len() {
+        powers[i] = (POWERS[i] as i32 - (1 << 15)) as i16;
+        i += 1;
+    }
+    powers
+};
+
+impl IntegerKernel for Part<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S, scratch: &mut [u8]) {
+        let scores: &mut [i32] = bytemuck::cast_slice_mut(scratch);
+        let table = s.table(&SIGNED_POWERS);
+        let pixels = self.y.len() / self.channels.max(1);
+        for head in (0..self.channels).step_by(self.of_head) {
+            for start in (0..pixels).step_by(QUERIES) {
+                // Queries after the last one repeat it, and their results are not stored.
+                let queries = from_fn(|m| pixels.min(start + m + 1) - 1);
+                let largest = self.scores(s, head, queries, scores);
+                let rows: [&mut [i32]; QUERIES] = rows(scores, self.pixels);
+                let mut totals = [0u32; QUERIES];
+                for ((row, largest), total) in rows.into_iter().zip(largest).zip(&mut totals) {
+                    *total = self.weights(s, &table, row, largest);
+                }
+                for channel in (head..head + self.of_head).step_by(LANES) {
+                    self.means(s, channel, queries, scores, totals);
+                }
+            }
+        }
+    }
+}
+
+/// As many scores as there are pixels, for each query.
+fn rows(scores: &mut [i32], pixels: usize) -> [&mut [i32]; QUERIES] {
+    let mut rows = scores.chunks_exact_mut(pixels);
+    from_fn(|_| rows.next().unwrap_or_default())
+}
+
+impl Part<'_> {
+    /// Writes the scores of queries, and gives the largest ones.
+    #[inline(always)]
+    fn scores<S: Lanes>(
+        &self,
+        s: S,
+        head: usize,
+        queries: [usize; QUERIES],
+        scores: &mut [i32],
+    ) -> [i32; QUERIES] {
+        let next = 3 * self.channels;
+        let queries = queries.map(|query| &self.qkv[(self.first + query) * next + head..][..self.of_head]);
+        let starts = queries.map(|query| match S::OFFSET {
+            0 => s.splat(0),
+            offset => s.splat(-offset * s.total(query)),
+        });
+        let mut largest = [s.splat(i32::MIN); QUERIES];
+        for pixel in (0..self.pixels).step_by(LANES) {
+            // The last vector begins before the end of the one before it.
+            let pixel = pixel.min(self.pixels - LANES);
+            let mut sums = starts;
+            for channel in (0..self.of_head).step_by(LANES) {
+                let keys = &self.qkv[pixel * next + self.channels + head + channel..];
+                for (quad, row) in s.transpose(keys, next).into_iter().enumerate() {
+                    for (sum, query) in sums.iter_mut().zip(queries) {
+                        *sum = s.dot(*sum, row, s.quad(array(query, channel + quad * QUAD)));
+                    }
+                }
+            }
+            for (m, (largest, sum)) in largest.iter_mut().zip(sums).enumerate() {
+                *largest = s.max(*largest, sum);
+                if let Some(scores) = scores[m * self.pixels + pixel..].first_chunk_mut() {
+                    s.store(sum, scores);
+                }
+            }
+        }
+        largest.map(|largest| {
+            let mut lanes = [0; LANES];
+            s.store(largest, &mut lanes);
+            lanes.into_iter().fold(i32::MIN, i32::max)
+        })
+    }
+
+    /// Turns the scores of a query into weights less 2¹⁵, of 16 bits, in the first half of their memory, and gives the sum
+    /// of the weights.
+    #[inline(always)]
+    fn weights<S: Lanes>(&self, s: S, table: &S::Table, scores: &mut [i32], largest: i32) -> u32 {
+        let (largest, exponent) = (s.splat(largest), s.splat(self.exponent));
+        for pixel in (0..self.pixels).step_by(2 * LANES) {
+            let left = self.pixels - pixel;
+            let z = [0, LANES].map(|first| {
+                let score = lanes(&scores[pixel + first.min(left)..self.pixels]);
+                let below = s.sub(largest, s.load(&score));
+                s.narrow(s.mul_long(below, exponent), self.exponent_shift)
+            });
+            let sums = s.interpolate(table, z.map(|z| s.and(z, s.splat(0xffff))));
+            let mut weights = [[0i16; LANES]; 2];
+            for ((sum, z), weights) in sums.into_iter().zip(z).zip(&mut weights) {
+                // Beyond 17 octaves nothing is left.
+                let octave = s.min(s.shift(z, s.splat(16)), s.splat(22));
+                let sum = s.add(sum, s.splat(1 << (15 + 8)));
+                let half = s.shift(sum, s.add(octave, s.splat(7)));
+                let weight = s.shift(s.add(half, s.splat(1)), s.splat(1));
+                s.store16(s.sub(weight, s.splat(1 << 15)), weights);
+            }
+            let shorts: &mut [i16] = bytemuck::cast_slice_mut(scores);
+            let width = left.min(2 * LANES);
+            shorts[pixel..pixel + width].copy_from_slice(&weights.as_flattened()[..width]);
+        }
+        let shorts: &[i16] = bytemuck::cast_slice(scores);
+        shorts[..self.pixels].iter().map(|&weight| (i32::from(weight) + (1 << 15)) as u32).sum()
+    }
+
+    /// The mean values of a vector of channels.
+    #[inline(always)]
+    fn means<S: Lanes>(
+        &mut self,
+        s: S,
+        channel: usize,
+        queries: [usize; QUERIES],
+        scores: &[i32],
+        totals: [u32; QUERIES],
+    ) {
+        /// Pixels whose products fit 32 bits.
+        const PIXELS: usize = 256;
+        let weights: [&[i16]; QUERIES] =
+            from_fn(|m| bytemuck::cast_slice(&scores[m * self.pixels..(m + 1) * self.pixels]));
+        let value = |pixel: usize| array(self.qkv, (3 * pixel + 2) * self.channels + channel);
+        let mut longs = [s.splat_long(0); QUERIES];
+        for start in (0..self.pixels).step_by(PIXELS) {
+            let end = self.pixels.min(start + PIXELS);
+            let (mut sums, mut all) = ([s.splat(0); QUERIES], s.splat(0));
+            for pixel in (start..end).step_by(2) {
+                let last = pixel + 1 == end;
+                let values = s.pair8(value(pixel), if last { &[0; LANES] } else { value(pixel + 1) });
+                all = s.dot_pairs(all, values, [1, 1]);
+                for (sum, weights) in sums.iter_mut().zip(weights) {
+                    let second = if last { 0 } else { weights[pixel + 1] };
+                    *sum = s.dot_pairs(*sum, values, [weights[pixel], second]);
+                }
+            }
+            let all = s.mul_long(all, s.splat(1 << 15));
+            for (long, sum) in longs.iter_mut().zip(sums) {
+                *long = s.add_long(*long, s.add_long(all, s.mul_long(sum, s.splat(1))));
+            }
+        }
+        for ((sum, total), query) in longs.into_iter().zip(totals).zip(queries) {
+            let (bits, reciprocal) = reciprocal(total);
+            // The sum over 2^(bits - 23), below 2³⁰.
+            let sum = match bits {
+                ..=23 => s.mul(s.narrow(sum, 0), s.splat(1 << (23 - bits))),
+                _ => s.narrow(s.add_long(sum, s.splat_long(1 << (bits - 24))), bits as u32 - 23),
+            };
+            // The reciprocal may be 2³¹: half of it twice, and one.
+            let half = s.mul_long(sum, s.splat((reciprocal >> 1) as i32));
+            let odd = s.mul_long(sum, s.splat((reciprocal & 1) as i32));
+            let product = s.add_long(s.add_long(half, half), s.add_long(odd, s.splat_long(1 << 29)));
+            let mean = s.narrow(product, 30);
+            let y = s.add_long(s.mul_long(mean, s.splat(self.factor)), s.splat_long(self.bias));
+            self.y.store(s, s.narrow(y, self.shift), query * self.channels + channel, LANES);
+        }
+    }
+}
+
+/// The number of bits of a sum of weights, 16 to 32, and `2^(30 + bits)` over it, in [2³⁰, 2³¹].
+fn reciprocal(total: u32) -> (i64, i64) {
+    let bits = i64::from(32 - total.leading_zeros());
+    (bits, (1 << (30 + bits)) / i64::from(total.max(1)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Isa;
-    use crate::kernels::int8::tests::narrow;
+    use crate::kernels::int8::tests::{ends, narrow, same};
     use std::vec;
 
     #[test]
@@ -183,5 +382,31 @@ mod tests {
         let mut y = vec![0; pixels];
         run(&qkv, &mut y);
         assert!(y.iter().all(|&y| y == 127));
+    }
+
+    #[test]
+    fn every_processor_gives_the_same() {
+        for (of_head, heads, pixels) in [(16, 1, 16), (32, 2, 49), (16, 3, 300), (7, 2, 20), (64, 1, 513)] {
+            let len = 3 * of_head * heads * pixels;
+            for (case, qkv) in [narrow(0, len), ends(1, len), vec![-128; len]].iter().enumerate() {
+                for (exponent, exponent_shift) in [(3 << 20, 22), (1 << 10, 20), (i32::MAX, 24), (0, 30)] {
+                    let begin = vec![0; of_head * heads * pixels];
+                    same(&begin, &std::format!("{of_head}, {heads}, {pixels}, {case}"), |y, cpu| {
+                        let attention = Attention {
+                            qkv,
+                            heads,
+                            exponent,
+                            exponent_shift,
+                            factor: 1 << 20,
+                            bias: 1 << 35,
+                            shift: 36,
+                            scores: &mut vec![0; QUERIES * pixels],
+                            y,
+                        };
+                        attention.run(cpu);
+                    });
+                }
+            }
+        }
     }
 }

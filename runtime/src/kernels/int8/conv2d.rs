@@ -4,9 +4,10 @@ use core::ops::Range;
 use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD, Wide, long};
 
-use super::{Values, ValuesMut};
+use super::{Values, ValuesMut, lanes};
 use crate::cpu::Cpu;
-use crate::simd::IntegerKernel;
+use crate::simd::{IntegerElement, IntegerKernel, Lanes, Vectors, dots, dots_part};
+use crate::tiles::group;
 
 /// Pixels that are computed together.
 const TILE: usize = 4;
@@ -44,7 +45,7 @@ pub struct Conv2d<'a> {
 }
 
 /// An element of the input.
-trait Element: Copy + bytemuck::Pod {
+trait Element: IntegerElement {
     /// In 16 bits.
     fn short(self) -> i16;
     /// A zero point.
@@ -73,32 +74,28 @@ impl Element for i16 {
     }
 }
 
-impl Conv2d<'_> {
+impl<'a> Conv2d<'a> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
-        cpu.run_integers(core::iter::once(self), &mut []);
+        let Some(vectors) = cpu.isa().vectors() else { return self.words() };
+        match self.x {
+            Values::Narrow(x) => self.share(cpu, vectors, x),
+            Values::Wide(x) => self.share(cpu, vectors, x),
+        }
     }
-}
 
-impl IntegerKernel for Conv2d<'_> {
-    fn words(self, _: &mut [u8]) {
+    /// For processors with nothing but general registers.
+    fn words(self) {
         match self.x {
             Values::Narrow(x) => self.of(x),
             Values::Wide(x) => self.of(x),
         }
     }
-}
 
-impl Conv2d<'_> {
     fn of<X: Element>(mut self, x: &[X]) {
         let channels = usize::from(self.shape.channels);
         let outs = self.bias.len();
-        let scratch = core::mem::take(&mut self.scratch);
-        let beside: &mut [X] = bytemuck::try_cast_slice_mut(scratch).unwrap_or_default();
-        for (channel, x) in beside.iter_mut().enumerate() {
-            *x = X::of(self.zeros[usize::from(channel >= self.split)]);
-        }
-        let beside = &*beside;
+        let beside = self.beside();
         let panel_bytes = self.kernel * self.kernel * channels.next_multiple_of(QUAD);
         for start in (0..self.shape.pixels()).step_by(TILE) {
             for first in (0..outs).step_by(PANEL) {
@@ -108,6 +105,16 @@ impl Conv2d<'_> {
                 self.store(start, first, width, &sums);
             }
         }
+    }
+
+    /// A pixel of zero points.
+    fn beside<X: Element>(&mut self) -> &'a [X] {
+        let scratch = core::mem::take(&mut self.scratch);
+        let beside: &mut [X] = bytemuck::try_cast_slice_mut(scratch).unwrap_or_default();
+        for (channel, x) in beside.iter_mut().enumerate() {
+            *x = X::of(self.zeros[usize::from(channel >= self.split)]);
+        }
+        beside
     }
 
     /// The pixel that a tap reads, or the pixel beside the picture.
@@ -206,6 +213,180 @@ impl Conv2d<'_> {
     }
 }
 
+/// Some pixels of the output, computed on vectors.
+struct Part<'a, X> {
+    x: &'a [X],
+    shape: Shape,
+    kernel: usize,
+    panels: &'a [i8],
+    split: usize,
+    factors: [&'a [i32]; 2],
+    bias: &'a [Wide],
+    shift: u32,
+    residual: i32,
+    r: Option<Values<'a>>,
+    /// What is outside the picture.
+    beside: &'a [X],
+    /// The first of the pixels.
+    first: usize,
+    y: ValuesMut<'a>,
+}
+
+impl<'a> Conv2d<'a> {
+    /// Shares out the pixels.
+    fn share<X: Element>(mut self, cpu: &Cpu, vectors: Vectors, x: &'a [X]) {
+        let beside = self.beside();
+        let outs = self.bias.len().max(1);
+        let Self { shape, kernel, panels, split, factors, bias, shift, residual, r, y, .. } = self;
+        // Parts of whole tiles.
+        let part = shape.pixels().div_ceil(cpu.threads()).next_multiple_of(24);
+        let parts = y.chunks(part * outs).enumerate().map(|(index, y)| {
+            let first = index * part;
+            let r = r.map(|r| r.slice(first * outs..first * outs + y.len()));
+            Part { x, shape, kernel, panels, split, factors, bias, shift, residual, r, beside, first, y }
+        });
+        cpu.run_integers(vectors, parts, &mut []);
+    }
+}
+
+impl<X: Element> IntegerKernel for Part<'_, X> {
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
+        let (outs, channels) = (self.bias.len(), usize::from(self.shape.channels));
+        let whole = if channels.is_multiple_of(QUAD) { outs / PANEL } else { 0 };
+        let mut panel = 0;
+        while panel < whole {
+            let panels = group(whole - panel, S::TILE[1]);
+            match S::TILE[0] * 4 + panels {
+                35 => self.tiles::<S, 8, 3>(s, panel, true),
+                34 => self.tiles::<S, 8, 2>(s, panel, true),
+                33 => self.tiles::<S, 8, 1>(s, panel, true),
+                _ => self.tiles::<S, 4, 1>(s, panel, true),
+            }
+            panel += panels;
+        }
+        // Panels of fewer output channels, and channels that fill no quad.
+        for panel in panel..outs.div_ceil(PANEL) {
+            match S::TILE[0] {
+                8 => self.tiles::<S, 8, 1>(s, panel, false),
+                _ => self.tiles::<S, 4, 1>(s, panel, false),
+            }
+        }
+    }
+}
+
+impl<X: Element> Part<'_, X> {
+    /// All pixels by N panels, M pixels at once.
+    #[inline(always)]
+    fn tiles<S: Lanes, const M: usize, const N: usize>(&mut self, s: S, panel: usize, whole: bool) {
+        let (channels, outs) = (usize::from(self.shape.channels), self.bias.len());
+        let parts = [0..self.split, self.split..channels];
+        for pixel in (0..self.y.len() / outs.max(1)).step_by(M) {
+            let mut sums = [[[s.splat(0); N]; M]; 2];
+            for (sums, part) in sums.iter_mut().zip(&parts).filter(|(_, part)| !part.is_empty()) {
+                self.sums(s, pixel, panel, part.clone(), whole, sums);
+            }
+            self.store(s, pixel, panel, &sums);
+        }
+    }
+
+    /// Rescales the sums of a tile.
+    #[inline(always)]
+    fn store<S: Lanes, const M: usize, const N: usize>(
+        &mut self,
+        s: S,
+        pixel: usize,
+        panel: usize,
+        sums: &[[[S::V; N]; M]; 2],
+    ) {
+        let outs = self.bias.len();
+        let pixels = M.min(self.y.len() / outs - pixel);
+        let residual = s.splat(self.residual);
+        for n in 0..N {
+            let out = (panel + n) * PANEL;
+            let width = PANEL.min(outs - out);
+            let bias = s.load_long(&lanes(&self.bias[out..out + width]));
+            let factors =
+                self.factors.map(|factors| s.load(&lanes(factors.get(out..out + width).unwrap_or_default())));
+            for (m, (first, second)) in sums[0].iter().zip(&sums[1]).take(pixels).enumerate() {
+                let index = (pixel + m) * outs + out;
+                let mut sum = s.add_long(bias, s.mul_long(first[n], factors[0]));
+                if !self.factors[1].is_empty() {
+                    sum = s.add_long(sum, s.mul_long(second[n], factors[1]));
+                }
+                if self.residual != 0 {
+                    let r = match self.r {
+                        Some(r) => r.load(s, index, width),
+                        None => self.y.values().load(s, index, width),
+                    };
+                    sum = s.add_long(sum, s.mul_long(r, residual));
+                }
+                self.y.store(s, s.narrow(sum, self.shift), index, width);
+            }
+        }
+    }
+
+    /// Adds the products of a tile, over a range of channels: with whole panels, or with anything.
+    #[inline(always)]
+    fn sums<S: Lanes, const M: usize, const N: usize>(
+        &self,
+        s: S,
+        pixel: usize,
+        panel: usize,
+        part: Range<usize>,
+        whole: bool,
+        sums: &mut [[S::V; N]; M],
+    ) {
+        let Self { x, shape, kernel, bias, beside, .. } = *self;
+        let (channels, height, width) =
+            (usize::from(shape.channels), usize::from(shape.height), usize::from(shape.width));
+        let (taps, quads) = (kernel * kernel, channels.div_ceil(QUAD));
+        // Pixels after the last one repeat it, and are not stored.
+        let last = self.y.len() / bias.len() - 1;
+        let places: [[usize; 2]; M] = from_fn(|m| {
+            let place = self.first + last.min(pixel + m);
+            [place / width, place % width]
+        });
+        let of_tap = |tap: usize| -> [&[X]; M] {
+            let (down, right) = (tap / kernel, tap % kernel);
+            places.map(|[row, column]| {
+                // Before the first row and column this wraps around, and is outside the picture too.
+                let row = (row + down).wrapping_sub(kernel / 2);
+                let column = (column + right).wrapping_sub(kernel / 2);
+                let pixel = match row < height && column < width {
+                    true => &x[(row * width + column) * channels..][..channels],
+                    false => beside,
+                };
+                &pixel[part.clone()]
+            })
+        };
+        if X::offset::<S>() != 0 {
+            // What the factors without sign add is taken away beforehand.
+            let mut totals = [0i32; M];
+            for tap in 0..taps {
+                for (total, pixel) in totals.iter_mut().zip(of_tap(tap)) {
+                    *total = total.wrapping_add(X::total(s, pixel));
+                }
+            }
+            *sums = totals.map(|total| [s.splat(total.wrapping_mul(-X::offset::<S>())); N]);
+        }
+        let first = panel * PANEL;
+        let of_panel = PANEL.min(bias.len() - first);
+        let bytes = taps * quads * QUAD;
+        let panels: [&[i8]; N] = from_fn(|n| &self.panels[(first + n * PANEL) * bytes..][..of_panel * bytes]);
+        let rows = part.start / QUAD..part.end.div_ceil(QUAD);
+        for tap in 0..taps {
+            let (pixels, rows) = (of_tap(tap), tap * quads + rows.start..tap * quads + rows.end);
+            if whole {
+                dots(s, pixels, panels.map(|panel| &panel.as_chunks().0[rows.clone()]), sums);
+            } else {
+                let width = of_panel * QUAD;
+                dots_part(s, pixels, &panels[0][rows.start * width..rows.end * width], width, sums);
+            }
+        }
+    }
+}
+
 /// Sums of the products of pixels, for each tap, with a panel of [`PANEL`] output channels, over a range of quads of
 /// channels. Products are added in pairs, which LLVM makes one instruction of where a processor has it; the check of the
 /// model has seen to it that nothing wraps.
@@ -263,8 +444,7 @@ fn any_panel<X: Element>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Isa;
-    use crate::kernels::int8::tests::{narrow, wide as random_wide};
+    use crate::kernels::int8::tests::{cpus, narrow, wide as random_wide};
     use std::vec;
     use std::vec::Vec;
     use traflow_graph::quant::{panel_elements, wide};
@@ -288,29 +468,43 @@ mod tests {
         let bias: Vec<Wide> = (0..outs as i64).map(|out| wide((out - 2) << 38)).collect();
         let start = random_wide(9, outs * shape.pixels());
         for (residual, separate) in [(0, false), (-123_456, false), (1 << 27, true)] {
-            let make = |y| Conv2d {
-                x,
-                shape,
-                kernel,
-                panels,
-                split,
-                zeros,
-                factors: [&factors, &second],
-                bias: &bias,
-                shift: 38,
-                residual,
-                r: separate.then_some(Values::Wide(&start)),
-                scratch: &mut [],
-                y,
+            let run = |y: ValuesMut<'_>, cpu: Option<&Cpu>| {
+                let mut scratch = vec![0u16; channels];
+                let scratch: &mut [u8] = bytemuck::cast_slice_mut(&mut scratch);
+                let conv = Conv2d {
+                    x,
+                    shape,
+                    kernel,
+                    panels,
+                    split,
+                    zeros,
+                    factors: [&factors, &second],
+                    bias: &bias,
+                    shift: 38,
+                    residual,
+                    r: separate.then_some(Values::Wide(&start)),
+                    scratch: &mut scratch[..channels << usize::from(matches!(x, Values::Wide(_)))],
+                    y,
+                };
+                match cpu {
+                    Some(cpu) => conv.run(cpu),
+                    None => conv.reference(),
+                }
             };
-            let mut scratch = vec![0u16; channels];
-            let (mut y, mut expected) = (start.clone(), start.clone());
-            let scratch: &mut [u8] = bytemuck::cast_slice_mut(&mut scratch);
-            let wide_input = matches!(x, Values::Wide(_));
-            let scratch = &mut scratch[..channels << usize::from(wide_input)];
-            Conv2d { scratch, ..make(ValuesMut::Wide(&mut y)) }.run(&Cpu::new(Isa::SCALAR));
-            make(ValuesMut::Wide(&mut expected)).reference();
-            assert_eq!(y, expected, "{shape}, {kernel}, {outs}, {residual}");
+            let narrow: Vec<i8> = start.iter().map(|&x| x as i8).collect();
+            let (mut expected_narrow, mut expected) = (narrow.clone(), start.clone());
+            run(ValuesMut::Narrow(&mut expected_narrow), None);
+            run(ValuesMut::Wide(&mut expected), None);
+            for cpu in cpus() {
+                let (mut y_narrow, mut y) = (narrow.clone(), start.clone());
+                run(ValuesMut::Narrow(&mut y_narrow), Some(&cpu));
+                run(ValuesMut::Wide(&mut y), Some(&cpu));
+                assert_eq!(y, expected, "{cpu:?}: {shape}, {kernel}, {outs}, {residual}");
+                assert_eq!(
+                    y_narrow, expected_narrow,
+                    "{cpu:?}: {shape}, {kernel}, {outs}, {residual}, in 8 bits"
+                );
+            }
         }
     }
 
@@ -331,8 +525,8 @@ mod tests {
 
     #[test]
     fn run_is_the_definition() {
-        for (channels, outs) in [(1, 1), (3, 2), (5, 17), (8, 16), (12, 40)] {
-            for (height, width) in [(1, 1), (2, 2), (7, 7), (3, 5), (1, 9), (9, 1)] {
+        for (channels, outs) in [(1, 1), (3, 2), (5, 17), (8, 16), (12, 40), (20, 64), (16, 99)] {
+            for (height, width) in [(1, 1), (2, 2), (7, 7), (3, 5), (1, 9), (9, 1), (8, 8)] {
                 for kernel in [1, 3] {
                     let shape = Shape::new(channels as u16, height, width);
                     let panels = weights(1, outs, channels, kernel);
@@ -356,6 +550,9 @@ mod tests {
             for zero in [-128, 127] {
                 compare(shape, 3, 2, Values::Narrow(&x), &panels, 1024, [zero, 0]);
             }
+            // A whole panel.
+            let panels = vec![weight; panel_elements([16, 1024, 3, 3])];
+            compare(shape, 3, 16, Values::Narrow(&x), &panels, 1024, [127, 0]);
         }
         // The largest sum of weights that inputs of 16 bits allow.
         let shape = Shape::new(512, 1, 1);
@@ -363,5 +560,8 @@ mod tests {
         panels[0] = -127;
         let x = vec![i16::MIN; 512];
         compare(shape, 1, 1, Values::Wide(&x), &panels, 512, [0, 0]);
+        let mut panels = vec![-128; 512 * 16];
+        (0..16).for_each(|out| panels[out * QUAD] = -127);
+        compare(shape, 1, 16, Values::Wide(&x), &panels, 512, [0, 0]);
     }
 }

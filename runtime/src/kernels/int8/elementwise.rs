@@ -1,8 +1,9 @@
 use traflow_graph::quant::AFFINE_BITS;
 
+use super::group_norm::BIAS;
 use super::{Values, ValuesMut};
 use crate::cpu::Cpu;
-use crate::simd::IntegerKernel;
+use crate::simd::{IntegerKernel, LANES, Lanes};
 
 /// SiLU of a number in units of 2⁻¹⁶ that the table's first entry is at 0 of, as 256 straight pieces. `shift` is 15
 /// where the output has 8 bits, and 8 where it has 16.
@@ -34,15 +35,21 @@ pub struct Silu<'a> {
     pub y: ValuesMut<'a>,
 }
 
-impl Silu<'_> {
+impl<'a> Silu<'a> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
-        cpu.run_integers(core::iter::once(self), &mut []);
+        let Some(vectors) = cpu.isa().vectors() else { return self.words() };
+        let Self { x, factor, bias, table, y } = self;
+        let part = y.len().div_ceil(cpu.threads()).next_multiple_of(64);
+        let parts = y.chunks(part).enumerate().map(|(index, y)| {
+            let x = x.map(|x| x.slice(index * part..index * part + y.len()));
+            Silu { x, factor, bias, table, y }
+        });
+        cpu.run_integers(vectors, parts, &mut []);
     }
-}
 
-impl IntegerKernel for Silu<'_> {
-    fn words(mut self, _: &mut [u8]) {
+    /// For processors with nothing but general registers.
+    fn words(mut self) {
         let shift = silu_shift(&self.y);
         let affine = |q| i64::from(q) * i64::from(self.factor) + self.bias;
         self.y.map(self.x, |_, q| silu(self.table, affine(q), shift));
@@ -66,15 +73,27 @@ pub struct Add<'a> {
     pub y: ValuesMut<'a>,
 }
 
-impl Add<'_> {
+impl<'a> Add<'a> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
-        cpu.run_integers(core::iter::once(self), &mut []);
+        let Some(vectors) = cpu.isa().vectors() else { return self.words() };
+        let Self { a, b, factors, bias, shift, y } = self;
+        let of_part = y.len().div_ceil(cpu.threads());
+        // A vector is repeated for every pixel.
+        let (part, vector) = match b.len() == y.len() {
+            true => (of_part.next_multiple_of(64), false),
+            false => (of_part.next_multiple_of(b.len().max(1)), true),
+        };
+        let parts = y.chunks(part).enumerate().map(|(index, y)| {
+            let slice = |x: Values<'a>| x.slice(index * part..index * part + y.len());
+            let (a, b) = (a.map(slice), if vector { b } else { slice(b) });
+            Add { a, b, factors, bias, shift, y }
+        });
+        cpu.run_integers(vectors, parts, &mut []);
     }
-}
 
-impl IntegerKernel for Add<'_> {
-    fn words(mut self, _: &mut [u8]) {
+    /// For processors with nothing but general registers.
+    fn words(mut self) {
         let [a_factor, b_factor] = self.factors.map(i64::from);
         // A vector is repeated for every pixel.
         let period = self.b.len().max(1);
@@ -82,6 +101,37 @@ impl IntegerKernel for Add<'_> {
             let b = i64::from(self.b.get(index % period));
             (i64::from(a) * a_factor + b * b_factor + self.bias) >> self.shift
         });
+    }
+}
+
+/// `x = x + ((u · factor + half) >> shift)`.
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// The velocity.
+    pub u: Values<'a>,
+    /// Factor of the velocity.
+    pub factor: i32,
+    /// Places to shift by.
+    pub shift: u32,
+    /// The picture.
+    pub x: ValuesMut<'a>,
+}
+
+impl Step<'_> {
+    /// Computes it.
+    pub fn run(self, cpu: &Cpu) {
+        let Some(vectors) = cpu.isa().vectors() else { return self.words() };
+        // A picture is too small to be shared out.
+        cpu.run_integers(vectors, core::iter::once(self), &mut []);
+    }
+
+    /// For processors with nothing but general registers.
+    fn words(mut self) {
+        for index in 0..self.x.len() {
+            let product = i64::from(self.u.get(index)) * i64::from(self.factor);
+            let step = (product + (1 << (self.shift - 1))) >> self.shift;
+            self.x.set(index, i64::from(self.x.get(index)) + step);
+        }
     }
 }
 
@@ -104,15 +154,24 @@ pub struct Concat<'a> {
     pub y: ValuesMut<'a>,
 }
 
-impl Concat<'_> {
+impl<'a> Concat<'a> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
-        cpu.run_integers(core::iter::once(self), &mut []);
+        let Some(vectors) = cpu.isa().vectors() else { return self.words() };
+        let Self { a, b, pixels, factors, biases, shift, y } = self;
+        let [of_a, of_b] = [a, b].map(|x| x.len() / pixels.max(1));
+        let part = pixels.div_ceil(cpu.threads()).max(1);
+        let parts = y.chunks(part * (of_a + of_b)).enumerate().map(|(index, y)| {
+            let (first, pixels) = (index * part, y.len() / (of_a + of_b));
+            let slice =
+                |x: Values<'a>, channels: usize| x.slice(first * channels..(first + pixels) * channels);
+            Concat { a: slice(a, of_a), b: slice(b, of_b), pixels, factors, biases, shift, y }
+        });
+        cpu.run_integers(vectors, parts, &mut []);
     }
-}
 
-impl IntegerKernel for Concat<'_> {
-    fn words(mut self, _: &mut [u8]) {
+    /// For processors with nothing but general registers.
+    fn words(mut self) {
         let pixels = self.pixels.max(1);
         let channels = self.y.len() / pixels;
         let mut first = 0;
@@ -149,15 +208,23 @@ pub struct Downsample<'a> {
     pub y: ValuesMut<'a>,
 }
 
-impl Downsample<'_> {
+impl<'a> Downsample<'a> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
-        cpu.run_integers(core::iter::once(self), &mut []);
+        let Some(vectors) = cpu.isa().vectors() else { return self.words() };
+        let Self { x, channels, width, factor, bias, shift, y } = self;
+        // Parts of rows.
+        let row = (channels * width).max(1);
+        let part = (y.len() / row).div_ceil(cpu.threads()) * row;
+        let parts = y.chunks(part.max(1)).enumerate().map(|(index, y)| {
+            let x = x.slice(4 * index * part..4 * (index * part + y.len()));
+            Downsample { x, channels, width, factor, bias, shift, y }
+        });
+        cpu.run_integers(vectors, parts, &mut []);
     }
-}
 
-impl IntegerKernel for Downsample<'_> {
-    fn words(mut self, _: &mut [u8]) {
+    /// For processors with nothing but general registers.
+    fn words(mut self) {
         let (channels, wide) = (self.channels, 2 * self.width * self.channels);
         for pixel in 0..self.y.len() / channels.max(1) {
             let corner = pixel / self.width * 2 * wide + pixel % self.width * 2 * channels;
@@ -187,17 +254,137 @@ pub struct Upsample<'a> {
 impl Upsample<'_> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
-        cpu.run_integers(core::iter::once(self), &mut []);
+        // A copy, which memory alone limits.
+        _ = cpu;
+        match (self.x, self.y) {
+            (Values::Narrow(x), ValuesMut::Narrow(y)) => double(x, y, self.channels, self.width),
+            (Values::Wide(x), ValuesMut::Wide(y)) => double(x, y, self.channels, self.width),
+            // The check wants one width.
+            _ => {}
+        }
     }
 }
 
-impl IntegerKernel for Upsample<'_> {
-    fn words(mut self, _: &mut [u8]) {
-        let (channels, wide) = (self.channels, 2 * self.width);
+/// Each pixel of so many channels becomes a square.
+fn double<T: Copy>(x: &[T], y: &mut [T], channels: usize, width: usize) {
+    let row = channels * width;
+    for (x, y) in x.chunks_exact(row.max(1)).zip(y.chunks_exact_mut((4 * row).max(1))) {
+        let (above, below) = y.split_at_mut(2 * row);
+        for (x, y) in x.chunks_exact(channels).zip(above.chunks_exact_mut(2 * channels)) {
+            let (left, right) = y.split_at_mut(channels);
+            left.copy_from_slice(x);
+            right.copy_from_slice(x);
+        }
+        below.copy_from_slice(above);
+    }
+}
+
+impl IntegerKernel for Silu<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
+        let Some(table) = self.table.first_chunk() else { return };
+        let (table, places) = (s.table(table), silu_shift(&self.y));
+        let (factor, bias) = (s.splat(self.factor), s.splat_long(self.bias.clamp(-BIAS, BIAS)));
+        let len = self.y.len();
+        for first in (0..len).step_by(2 * LANES) {
+            let both = [first, len.min(first + LANES)].map(|index| (index, LANES.min(len - index)));
+            let sums = both.map(|(index, width)| {
+                let q = match self.x {
+                    Some(x) => x.load(s, index, width),
+                    None => self.y.values().load(s, index, width),
+                };
+                s.narrow(s.add_long(bias, s.mul_long(q, factor)), AFFINE_BITS)
+            });
+            for (sum, (index, width)) in s.interpolate(&table, sums).into_iter().zip(both) {
+                self.y.store(s, s.round(sum, places), index, width);
+            }
+        }
+    }
+}
+
+impl IntegerKernel for Add<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
+        let (factors, bias) = (self.factors.map(|factor| s.splat(factor)), s.splat_long(self.bias));
+        let period = self.b.len().max(1);
+        for row in (0..self.y.len()).step_by(period) {
+            for first in (0..period).step_by(LANES) {
+                let (index, width) = (row + first, LANES.min(period - first));
+                let a = match self.a {
+                    Some(a) => a.load(s, index, width),
+                    None => self.y.values().load(s, index, width),
+                };
+                let b = s.mul_long(self.b.load(s, first, width), factors[1]);
+                let sum = s.add_long(s.add_long(bias, b), s.mul_long(a, factors[0]));
+                self.y.store(s, s.narrow(sum, self.shift), index, width);
+            }
+        }
+    }
+}
+
+impl IntegerKernel for Step<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
+        let (factor, half) = (s.splat(self.factor), s.splat_long(1 << (self.shift - 1)));
+        // Further steps leave the range as well.
+        let [least, most] = [-(1 << 17), 1 << 17].map(|end| s.splat(end));
+        for index in (0..self.x.len()).step_by(LANES) {
+            let width = LANES.min(self.x.len() - index);
+            let u = s.mul_long(self.u.load(s, index, width), factor);
+            let step = s.min(s.max(s.narrow(s.add_long(u, half), self.shift), least), most);
+            let x = self.x.values().load(s, index, width);
+            self.x.store(s, s.add(x, step), index, width);
+        }
+    }
+}
+
+impl IntegerKernel for Concat<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
+        let pixels = self.pixels.max(1);
+        let channels = self.y.len() / pixels;
+        let mut start = 0;
+        for ((x, factor), bias) in [self.a, self.b].into_iter().zip(self.factors).zip(self.biases) {
+            let of_x = x.len() / pixels;
+            // Half a unit is added, and the scale stays: then nothing changes.
+            let same = i64::from(factor) == 1 << self.shift && bias == 1 << (self.shift - 1);
+            match (x, &mut self.y) {
+                (Values::Narrow(x), ValuesMut::Narrow(y)) if same => {
+                    for (x, y) in x.chunks_exact(of_x.max(1)).zip(y.chunks_exact_mut(channels.max(1))) {
+                        y[start..start + of_x].copy_from_slice(x);
+                    }
+                }
+                (x, y) => {
+                    let (factor, bias) = (s.splat(factor), s.splat_long(bias));
+                    for pixel in 0..pixels {
+                        for channel in (0..of_x).step_by(LANES) {
+                            let width = LANES.min(of_x - channel);
+                            let q = x.load(s, pixel * of_x + channel, width);
+                            let sum = s.add_long(bias, s.mul_long(q, factor));
+                            y.store(s, s.narrow(sum, self.shift), pixel * channels + start + channel, width);
+                        }
+                    }
+                }
+            }
+            start += of_x;
+        }
+    }
+}
+
+impl IntegerKernel for Downsample<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
+        let (channels, wide) = (self.channels, 2 * self.width * self.channels);
+        let (factor, bias) = (s.splat(self.factor), s.splat_long(self.bias));
         for pixel in 0..self.y.len() / channels.max(1) {
-            let from = pixel / wide / 2 * self.width + pixel % wide / 2;
-            for channel in 0..channels {
-                self.y.set(pixel * channels + channel, self.x.get(from * channels + channel).into());
+            let corner = pixel / self.width * 2 * wide + pixel % self.width * 2 * channels;
+            for channel in (0..channels).step_by(LANES) {
+                let width = LANES.min(channels - channel);
+                let at = |offset: usize| self.x.load(s, corner + channel + offset, width);
+                let above = s.add(at(0), at(channels));
+                let below = s.add(at(wide), at(wide + channels));
+                let sum = s.add_long(bias, s.mul_long(s.add(above, below), factor));
+                self.y.store(s, s.narrow(sum, self.shift), pixel * channels + channel, width);
             }
         }
     }
@@ -207,7 +394,7 @@ impl IntegerKernel for Upsample<'_> {
 mod tests {
     use super::*;
     use crate::Isa;
-    use crate::kernels::int8::tests::{narrow, wide};
+    use crate::kernels::int8::tests::{narrow, same, wide, wide_ends};
     use std::vec;
     use traflow_graph::quant::TABLE;
 
@@ -293,5 +480,48 @@ mod tests {
         let x = Values::Narrow(&[1, 2, 3, 4]);
         Upsample { x, channels: 1, width: 2, y: ValuesMut::Narrow(&mut y) }.run(&Cpu::new(Isa::SCALAR));
         assert_eq!(y, [1, 1, 2, 2, 1, 1, 2, 2, 3, 3, 4, 4, 3, 3, 4, 4]);
+    }
+
+    #[test]
+    fn every_processor_gives_the_same() {
+        let mut table = [0; TABLE];
+        (0..=256).for_each(|i| table[i] = (127 * i as i32 - 16000) as i16);
+        for (channels, width, height) in [(1, 2, 2), (3, 4, 2), (16, 6, 4), (37, 4, 6), (64, 8, 8)] {
+            let len = channels * width * height;
+            let what = &std::format!("{channels}×{width}×{height}");
+            for (a, b) in [(wide(0, len), wide(1, len)), (wide_ends(2, len), wide_ends(3, len))] {
+                let narrow: vec::Vec<i8> = a.iter().map(|&a| (a >> 8) as i8).collect();
+                for x in [None, Some(Values::Narrow(&narrow)), Some(Values::Wide(&a))] {
+                    for (factor, bias) in [(5 << 16, 1 << 31), (1 << 30, -(1 << 60)), (-(1 << 30), 1 << 60)] {
+                        same(&a, what, |y, cpu| Silu { x, factor, bias, table: &table, y }.run(cpu));
+                    }
+                    for b in [Values::Wide(&b), Values::Wide(&b[..channels]), Values::Narrow(&narrow)] {
+                        for (factors, bias, shift) in
+                            [([3 << 20, -5 << 10], 99, 22), ([1 << 14; 2], 1 << 29, 1)]
+                        {
+                            same(&a, what, |y, cpu| Add { a: x, b, factors, bias, shift, y }.run(cpu));
+                        }
+                    }
+                    let Some(x) = x else { continue };
+                    for (factor, shift) in [(-(1 << 29), 20), (1 << 16, 1), (77, 9)] {
+                        same(&b, what, |y, cpu| Step { u: x, factor, shift, x: y }.run(cpu));
+                    }
+                    let pixels = width * height;
+                    for b in [Values::Wide(&b), Values::Narrow(&narrow[..pixels])] {
+                        let begin = vec![0; x.len() + b.len()];
+                        for factors in [[1 << 20, 3 << 18], [1 << 22; 2]] {
+                            same(&begin, what, |y, cpu| {
+                                let biases = [1 << 21, 5 << 30];
+                                Concat { a: x, b, pixels, factors, biases, shift: 22, y }.run(cpu);
+                            });
+                        }
+                    }
+                    same(&vec![0; len / 4], what, |y, cpu| {
+                        let width = width / 2;
+                        Downsample { x, channels, width, factor: 3 << 20, bias: -77, shift: 23, y }.run(cpu);
+                    });
+                }
+            }
+        }
     }
 }

@@ -1,9 +1,11 @@
-use traflow_graph::quant::{AFFINE_BITS, FACTOR, Wide, long};
+use core::ops::Range;
+
+use traflow_graph::quant::{AFFINE_BITS, FACTOR, TABLE, Wide, long, wide};
 
 use super::elementwise::{silu, silu_shift};
 use super::{Values, ValuesMut, scale};
 use crate::cpu::Cpu;
-use crate::simd::IntegerKernel;
+use crate::simd::{IntegerKernel, LANES, Lanes};
 
 /// Normalises each group of channels, scales and shifts each channel, and applies SiLU where there is a table.
 #[derive(Debug)]
@@ -41,8 +43,8 @@ impl Sums {
         self.squares += u64::from((q * q) as u32);
     }
 
-    /// Factor and bias of a channel of the group: `(q · factor + bias) >> 16` is the channel's output.
-    fn affine(&self, epsilon: i64, gain: i32, gain_shift: u32, bias: i64) -> [i64; 2] {
+    /// What normalises the group.
+    fn normal(&self, epsilon: i64) -> Normal {
         // N² times the variance; both products are below 2⁶².
         let spread = self.count * self.squares - self.sum.unsigned_abs().pow(2);
         let spread = spread + epsilon as u64;
@@ -53,25 +55,75 @@ impl Sums {
         let product = self.count * reciprocal;
         let excess = 33u32.saturating_sub(product.leading_zeros());
         let product = scale(product as i64, excess.into());
-        let exponent =
-            i64::from(excess) + i64::from(even / 2) - 62 - i64::from(gain_shift) + i64::from(AFFINE_BITS);
-        let factor = scale(product * i64::from(gain), -exponent);
-        let factor = factor.clamp(-FACTOR, FACTOR);
+        let exponent = i64::from(excess) + i64::from(even / 2) - 62 + i64::from(AFFINE_BITS);
         // The mean with 16 fraction bits, rounded to the nearest.
         let mean = (2 * (self.sum << 16) + self.count as i64).div_euclid(2 * self.count as i64);
-        [factor, bias - scale(factor * mean, 16)]
+        Normal { product, exponent, mean }
     }
 }
+
+/// A group's mean with 16 fraction bits, and the reciprocal of its deviation, `product · 2^exponent`, so that a factor has
+/// as many.
+#[derive(Clone, Copy, Debug)]
+struct Normal {
+    product: i64,
+    exponent: i64,
+    mean: i64,
+}
+
+impl Normal {
+    /// Factor and bias of a channel of the group: `(q · factor + bias) >> 16` is the channel's output.
+    fn affine(&self, gain: i32, gain_shift: u32, bias: i64) -> [i64; 2] {
+        let factor = scale(self.product * i64::from(gain), i64::from(gain_shift) - self.exponent);
+        let factor = factor.clamp(-FACTOR, FACTOR);
+        [factor, bias - scale(factor * self.mean, 16)]
+    }
+}
+
+/// A larger bias of a channel gives the same results as this one: an end of the range, whatever the input. Smaller ones
+/// give sums that fit 32 bits when they have been shifted.
+pub(super) const BIAS: i64 = (1 << 45) + (1 << 32);
 
 impl GroupNorm<'_> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
-        cpu.run_integers(core::iter::once(self), &mut []);
-    }
-}
+        let Some(vectors) = cpu.isa().vectors() else { return self.words() };
+        let Self { x, gain_shift, epsilon, gain, bias, table, scratch, y } = self;
+        let channels = gain.len().max(1);
+        let of_group = (channels / epsilon.len().max(1)).max(1);
+        let pixels = y.len() / channels;
 
-impl IntegerKernel for GroupNorm<'_> {
-    fn words(mut self, _: &mut [u8]) {
+        // Parts of whole lines of memory.
+        let part = channels.div_ceil(cpu.threads()).next_multiple_of(64);
+        let input = x.unwrap_or(y.values());
+        let parts = scratch[..channels].chunks_mut(part).enumerate();
+        let parts = parts.map(|(index, sums)| Moments { x: input, channels, first: index * part, sums });
+        cpu.run_integers(vectors, parts, &mut []);
+
+        for (group, affine) in scratch.chunks_exact_mut(of_group).take(epsilon.len()).enumerate() {
+            let add = |total: i64, number: &i64| total + number;
+            let sums = Sums {
+                count: (of_group * pixels) as u64,
+                sum: affine.iter().map(|[sum, _]| sum).fold(0, add),
+                squares: affine.iter().map(|[_, squares]| squares).fold(0, add) as u64,
+            };
+            let normal = sums.normal(long(epsilon[group]));
+            for (affine, channel) in affine.iter_mut().zip(group * of_group..) {
+                *affine = normal.affine(gain[channel], gain_shift, long(bias[channel]));
+            }
+        }
+
+        let part = pixels.div_ceil(cpu.threads()).next_multiple_of(2) * channels;
+        let (affine, table) = (&scratch[..channels], table.first_chunk());
+        let parts = y.chunks(part).enumerate().map(|(index, y)| {
+            let x = x.map(|x| x.slice(index * part..index * part + y.len()));
+            Normalise { x, affine, table, y }
+        });
+        cpu.run_integers(vectors, parts, &mut []);
+    }
+
+    /// For processors with nothing but general registers.
+    fn words(mut self) {
         let channels = self.gain.len().max(1);
         let of_group = (channels / self.epsilon.len().max(1)).max(1);
         let pixels = self.y.len() / channels;
@@ -83,9 +135,10 @@ impl IntegerKernel for GroupNorm<'_> {
                     sums.add(self.x.map_or_else(|| self.y.get(index), |x| x.get(index)));
                 }
             }
+            let normal = sums.normal(long(epsilon));
             for channel in first..first + of_group {
                 let (gain, bias) = (self.gain[channel], long(self.bias[channel]));
-                self.scratch[channel] = sums.affine(long(epsilon), gain, self.gain_shift, bias);
+                self.scratch[channel] = normal.affine(gain, self.gain_shift, bias);
             }
         }
         let shift = silu_shift(&self.y);
@@ -104,14 +157,152 @@ impl IntegerKernel for GroupNorm<'_> {
     }
 }
 
+/// Sums of channels and of their squares, from a channel on.
+struct Moments<'a> {
+    x: Values<'a>,
+    channels: usize,
+    first: usize,
+    sums: &'a mut [[i64; 2]],
+}
+
+impl IntegerKernel for Moments<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
+        let mut channel = 0;
+        while channel < self.sums.len() {
+            let left = self.sums.len() - channel;
+            channel += match self.x {
+                Values::Narrow(_) if left >= 4 * LANES => self.narrow::<S, 4>(s, channel, LANES),
+                Values::Narrow(_) => self.narrow::<S, 1>(s, channel, LANES.min(left)),
+                Values::Wide(_) => self.wide(s, channel, LANES.min(left)),
+            };
+        }
+    }
+}
+
+impl Moments<'_> {
+    /// N vectors of channels with 8 bits.
+    #[inline(always)]
+    fn narrow<S: Lanes, const N: usize>(&mut self, s: S, channel: usize, width: usize) -> usize {
+        /// Pixels whose squares fit 32 bits.
+        const PIXELS: usize = 1 << 16;
+        let pixels = self.x.len() / self.channels;
+        let of_part = &mut self.sums[channel..channel + width.max(N * width)];
+        of_part.fill([0; 2]);
+        for start in (0..pixels).step_by(PIXELS) {
+            let mut sums = [[s.splat(0); 2]; N];
+            for pixel in start..pixels.min(start + PIXELS) {
+                let index = pixel * self.channels + self.first + channel;
+                for (n, [sum, squares]) in sums.iter_mut().enumerate() {
+                    let q = self.x.load(s, index + n * LANES, width);
+                    *sum = s.add(*sum, q);
+                    *squares = s.add(*squares, s.mul(q, q));
+                }
+            }
+            for (of_part, sums) in of_part.chunks_mut(LANES).zip(sums) {
+                for (place, sum) in sums.into_iter().enumerate() {
+                    let mut lanes = [0; LANES];
+                    s.store(sum, &mut lanes);
+                    of_part.iter_mut().zip(lanes).for_each(|(total, lane)| total[place] += i64::from(lane));
+                }
+            }
+        }
+        N * width
+    }
+
+    /// A vector of channels with 16 bits, of which there are at most 2¹⁶ pixels.
+    #[inline(always)]
+    fn wide<S: Lanes>(&mut self, s: S, channel: usize, width: usize) -> usize {
+        let pixels = self.x.len() / self.channels;
+        let (mut sum, mut squares) = (s.splat(0), s.splat_long(0));
+        for pixel in 0..pixels {
+            let q = self.x.load(s, pixel * self.channels + self.first + channel, width);
+            sum = s.add(sum, q);
+            squares = s.add_long(squares, s.mul_long(q, q));
+        }
+        let (mut lanes, mut longs) = ([0; LANES], [0; LANES]);
+        s.store(sum, &mut lanes);
+        s.store_long(squares, &mut longs);
+        for (i, total) in self.sums[channel..channel + width].iter_mut().enumerate() {
+            *total = [lanes[i].into(), longs[i]];
+        }
+        width
+    }
+}
+
+/// Some pixels of the output.
+struct Normalise<'a> {
+    x: Option<Values<'a>>,
+    /// Factor and bias of each channel.
+    affine: &'a [[i64; 2]],
+    table: Option<&'a [i16; TABLE]>,
+    y: ValuesMut<'a>,
+}
+
+impl IntegerKernel for Normalise<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
+        /// Elements that stay in the nearest cache while their channels are visited in turn.
+        const NEAR: usize = 1 << 14;
+        let channels = self.affine.len().max(1);
+        let pixels = self.y.len() / channels;
+        let table = self.table.map(|table| s.table(table));
+        let near = (NEAR / channels).next_multiple_of(2);
+        for start in (0..pixels).step_by(near) {
+            let pixels = start..pixels.min(start + near);
+            for channel in (0..channels).step_by(LANES) {
+                let width = LANES.min(channels - channel);
+                self.channels(s, table.as_ref(), pixels.clone(), channel, width);
+            }
+        }
+    }
+}
+
+impl Normalise<'_> {
+    #[inline(always)]
+    fn channels<S: Lanes>(
+        &mut self,
+        s: S,
+        table: Option<&S::Table>,
+        pixels: Range<usize>,
+        channel: usize,
+        width: usize,
+    ) {
+        let channels = self.affine.len();
+        let mut affine = [[0; 2]; LANES];
+        affine[..width].copy_from_slice(&self.affine[channel..channel + width]);
+        let factor = s.load(&affine.map(|[factor, _]| factor as i32));
+        let bias = s.load_long(&affine.map(|[_, bias]| wide(bias.clamp(-BIAS, BIAS))));
+        let at = |x: Option<Values<'_>>, y: &ValuesMut<'_>, index: usize| {
+            let q = x.map_or_else(|| y.values().load(s, index, width), |x| x.load(s, index, width));
+            s.narrow(s.add_long(bias, s.mul_long(q, factor)), AFFINE_BITS)
+        };
+        let Some(table) = table else {
+            for pixel in pixels {
+                let index = pixel * channels + channel;
+                self.y.store(s, at(self.x, &self.y, index), index, width);
+            }
+            return;
+        };
+        let places = silu_shift(&self.y);
+        for pixel in pixels.clone().step_by(2) {
+            // The second of two may be the first once more.
+            let both = [pixel, (pixel + 1).min(pixels.end - 1)].map(|pixel| pixel * channels + channel);
+            let sums = both.map(|index| at(self.x, &self.y, index));
+            for (sum, index) in s.interpolate(table, sums).into_iter().zip(both) {
+                self.y.store(s, s.round(sum, places), index, width);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::Isa;
-    use crate::kernels::int8::tests::{narrow, wide as random_wide};
+    use crate::kernels::int8::tests::{narrow, same, wide as random_wide, wide_ends};
     use std::vec;
     use std::vec::Vec;
-    use traflow_graph::quant::wide;
 
     /// The formula in f64 is met within the rounding of the output and of the factor, for 16-bit numbers whose spread is large or small.
     #[test]
@@ -212,5 +403,50 @@ mod tests {
         norm(Some(Values::Narrow(&x)), &mut apart);
         norm(None, &mut over);
         assert_eq!(apart, over);
+    }
+
+    #[test]
+    fn every_processor_gives_the_same() {
+        for (channels, groups, pixels) in
+            [(1, 1, 1), (6, 3, 35), (16, 4, 9), (80, 5, 33), (130, 2, 64), (256, 32, 50)]
+        {
+            let len = channels * pixels;
+            let inputs = [random_wide(1, len), wide_ends(2, len), vec![i16::MIN; len], vec![7; len]];
+            for (case, x) in inputs.iter().enumerate() {
+                for (gain_shift, gain, bias) in
+                    [(18, 1 << 24, 1 << 20), (0, i32::MAX, 1 << 60), (10, i32::MIN, -(1 << 60))]
+                {
+                    let gain: Vec<i32> = (0..channels as i32).map(|c| gain / (c + 1)).collect();
+                    let bias = vec![wide(bias); channels];
+                    let epsilon = vec![wide(1 + (case as i64) * 1000); groups];
+                    let mut table: Vec<i16> = (0..TABLE as i32).map(|i| (i * i / 5 - 3000) as i16).collect();
+                    table[TABLE - 1] = 0;
+                    for table in [&[][..], &table] {
+                        let narrow: Vec<i8> = x.iter().map(|&x| (x >> 8) as i8).collect();
+                        for input in [None, Some(Values::Narrow(&narrow)), Some(Values::Wide(x))] {
+                            same(
+                                x,
+                                &std::format!("{channels} channels, {pixels} pixels, {case}"),
+                                |y, cpu| {
+                                    let scratch = &mut vec![[0; 2]; channels];
+                                    let (epsilon, gain, bias) = (&epsilon, &gain, &bias);
+                                    GroupNorm {
+                                        x: input,
+                                        gain_shift,
+                                        epsilon,
+                                        gain,
+                                        bias,
+                                        table,
+                                        scratch,
+                                        y,
+                                    }
+                                    .run(cpu);
+                                },
+                            );
+                        }
+                    }
+                }
+            }
+        }
     }
 }
