@@ -238,6 +238,7 @@ impl<'a> Conv2d<'a> {
         let beside = self.beside();
         let outs = self.bias.len().max(1);
         let Self { shape, kernel, panels, split, factors, bias, shift, residual, r, y, .. } = self;
+        let r = r.filter(|_| residual != 0);
         // Parts of whole tiles.
         let part = shape.pixels().div_ceil(cpu.threads()).next_multiple_of(24);
         let parts = y.chunks(part * outs).enumerate().map(|(index, y)| {
@@ -482,7 +483,11 @@ mod tests {
                     bias: &bias,
                     shift: 38,
                     residual,
-                    r: separate.then_some(Values::Wide(&start)),
+                    // Without a residual there may be an empty one.
+                    r: match separate || residual == 0 {
+                        true => Some(Values::Wide(if separate { &start } else { &[] })),
+                        false => None,
+                    },
                     scratch: &mut scratch[..channels << usize::from(matches!(x, Values::Wide(_)))],
                     y,
                 };
