@@ -358,9 +358,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Token::Vnni(s) => Some(Vectors::Vnni(s)),
             #[cfg(target_arch = "aarch64")]
-            Token::Neon(_) => None,
+            Token::Neon(s) => Some(Vectors::Neon(s)),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Token::Wasm(_) => None,
+            Token::Wasm(s) => Some(Vectors::Wasm(s)),
         }
     }
 

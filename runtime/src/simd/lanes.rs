@@ -6,8 +6,16 @@ use traflow_graph::quant::{PANEL, QUAD, TABLE, Wide};
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod tile;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use super::wasm::Wasm;
 #[cfg(target_arch = "x86_64")]
 use super::{
     avx2::{Avx2, AvxVnni},
@@ -145,6 +153,12 @@ pub enum Vectors {
     /// With dot products.
     #[cfg(target_arch = "x86_64")]
     Vnni(Vnni),
+    /// 32 registers of 4 lanes.
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
+    /// Of 4 lanes.
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    Wasm(Wasm),
 }
 
 impl Vectors {
@@ -159,7 +173,15 @@ impl Vectors {
             Self::Avx512(s) => s.run_integers(kernel, scratch),
             #[cfg(target_arch = "x86_64")]
             Self::Vnni(s) => s.run_integers(kernel, scratch),
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(s) => s.run_integers(kernel, scratch),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Wasm(s) => kernel.run(s, scratch),
+            #[cfg(not(any(
+                target_arch = "x86_64",
+                target_arch = "aarch64",
+                all(target_arch = "wasm32", target_feature = "simd128")
+            )))]
             _ => _ = (kernel, scratch),
         }
     }

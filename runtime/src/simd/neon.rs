@@ -2,12 +2,12 @@
 
 use core::arch::aarch64::*;
 
-use super::{Kernel, Simd};
+use super::{IntegerKernel, Kernel, Simd};
 use crate::math;
 
 /// The processor has NEON, as every 64-bit ARM that this is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Neon(());
+pub struct Neon(());
 
 impl Neon {
     pub(super) fn detect() -> Option<Self> {
@@ -17,6 +17,17 @@ impl Neon {
     pub(super) fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
         #[target_feature(enable = "neon")]
         fn compiled(s: Neon, kernel: impl Kernel, scratch: &mut [f32]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
+}
+
+impl Neon {
+    pub(super) fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+        #[target_feature(enable = "neon")]
+        fn compiled(s: Neon, kernel: impl IntegerKernel, scratch: &mut [u8]) {
             kernel.run(s, scratch);
         }
         // SAFETY: the token exists, so the processor has what the function is compiled for.

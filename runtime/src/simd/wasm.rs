@@ -7,7 +7,7 @@ use crate::math;
 
 /// The program was compiled for simd128: WebAssembly has no choice at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wasm;
+pub struct Wasm;
 
 impl Simd for Wasm {
     type V = v128;
