@@ -35,8 +35,9 @@ mod vector;
 pub use cpu::Cpu;
 #[cfg(feature = "threads")]
 pub use cpu::ThreadsError;
-pub use engine::{Engine, EngineError, Steps};
+pub use engine::{Engine, EngineError, Steps, bytes};
 pub use integer::{IntegerEngine, Picture, SelfTestError, Visit, digest};
 pub use simd::{Isa, IsaError};
 pub use traflow_graph::model::{Aligned, Model, ModelError, Node};
+pub use traflow_graph::noise::Mix;
 pub use traflow_graph::op::Shape;
