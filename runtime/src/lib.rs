@@ -24,6 +24,7 @@
 extern crate std;
 
 mod cpu;
+mod embedded;
 mod engine;
 mod integer;
 pub mod kernels;
@@ -35,6 +36,7 @@ mod vector;
 pub use cpu::Cpu;
 #[cfg(feature = "threads")]
 pub use cpu::ThreadsError;
+pub use embedded::Embedded;
 pub use engine::{Engine, EngineError, Steps, bytes};
 pub use integer::{IntegerEngine, Picture, SelfTestError, Visit, digest};
 pub use simd::{Isa, IsaError};
