@@ -423,8 +423,16 @@ fn bench(arguments: &Arguments, runner: &mut Runner<'_, '_>, started: Instant) -
          of the file"
     );
     let mut result = json!({ "runs": runs, "ms_per_image": median, "ms_least": least, "ms_first": first });
+    result["peak_resident_bytes"] = json!(peak_resident());
     describe(arguments, runner, &mut result);
     Ok((text, result))
+}
+
+/// The most memory that this program has had, the file's with it, where the operating system says so.
+fn peak_resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(peak.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 /// Measures the time of each node, as the median of many pictures.
