@@ -188,11 +188,9 @@ impl<'m, 'a> Engine<'m, 'a> {
                 image.iter_mut().zip(outside[pixel..].iter().step_by(pixels)).for_each(|(x, y)| *x = *y);
             }
         }
-        cpu.enter(|| {
-            for (index, moment) in schedule {
-                memory.step(cpu, index, moment, after);
-            }
-        });
+        for (index, moment) in schedule {
+            memory.step(cpu, index, moment, after);
+        }
         if let Ok([image, outside]) = memory.values.get_disjoint_mut([image, velocity.clone()]) {
             let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
             for (pixel, image) in image.chunks_exact(channels).enumerate() {
@@ -276,7 +274,7 @@ impl<'m> Memory<'m, '_> {
                     *one = 1.0;
                 }
             }
-            Op::Concat => Concat { a, b, channels: shape.channels.into(), y }.run(),
+            Op::Concat => Concat { a, b, channels: shape.channels.into(), y }.run(cpu),
             Op::Downsample => Downsample { x: a, shape: node.shape(), y }.run(cpu),
             Op::Upsample => Upsample { x: a, shape, y }.run(),
             Op::Blur { near, far } => Blur { x: a, shape, near, far, row: scratch, y }.run(cpu),

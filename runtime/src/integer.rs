@@ -191,17 +191,15 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
         if let ValuesMut::Wide(x) = typed_mut(&mut memory.values[range(&image)], true) {
             start(noise, image.shape(), x);
         }
-        cpu.enter(|| {
-            for (number, (moment, _)) in schedule.enumerate() {
-                for (index, node) in model.nodes().enumerate() {
-                    memory.compute(cpu, &node, moment);
-                    if node.offset().is_some() {
-                        visit(number, index, memory.values_of(&node));
-                    }
+        for (number, (moment, _)) in schedule.enumerate() {
+            for (index, node) in model.nodes().enumerate() {
+                memory.compute(cpu, &node, moment);
+                if node.offset().is_some() {
+                    visit(number, index, memory.values_of(&node));
                 }
-                memory.step(moment);
             }
-        });
+            memory.step(moment);
+        }
         Ok(())
     }
 }

@@ -10,6 +10,8 @@ use core::fmt;
 mod grid;
 mod lanes;
 mod scalar;
+#[cfg(feature = "threads")]
+mod team;
 mod tile;
 
 #[cfg(target_arch = "x86_64")]
@@ -25,6 +27,8 @@ mod wasm;
 
 pub(crate) use grid::Grid;
 pub use lanes::{IntegerKernel, Lanes};
+#[cfg(feature = "threads")]
+pub(crate) use team::Team;
 pub(crate) use tile::{Columns, accumulate};
 
 /// Vectors of an instruction set. Everything is a plain arithmetic operation on each lane.
