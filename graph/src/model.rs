@@ -686,9 +686,7 @@ impl<'m> Model<'m> {
         let shapes = node.input_shapes();
         let inputs = &shapes[..node.op().arity()];
         let need = match self.weights {
-            Dtype::I8 => {
-                quant::scratch_bytes(node.op(), inputs, node.inputs().next().is_some_and(|x| x.is_wide()))
-            }
+            Dtype::I8 => quant::scratch_bytes(node.op(), inputs),
             _ => scratch_bytes(node.op(), inputs, 4),
         };
         let scratch = u64::from(self.header[word::SCRATCH]);

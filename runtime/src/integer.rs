@@ -256,7 +256,6 @@ impl<'m> Memory<'m, '_> {
         match integers {
             Integers::Conv2d { shift, residual, split, zeros, bias, factors } => {
                 let Op::Conv2d { kernel, .. } = node.op() else { return };
-                let bytes = if kernel == 1 { 0 } else { channels * element_bytes(&a) };
                 let conv = Conv2d {
                     x: a,
                     shape,
@@ -269,7 +268,7 @@ impl<'m> Memory<'m, '_> {
                     shift,
                     residual,
                     r: in_place(1, b),
-                    scratch: self.scratch.get_mut(..bytes).unwrap_or_default(),
+                    scratch: self.scratch,
                     y,
                 };
                 conv.run(cpu);
@@ -344,10 +343,6 @@ fn typed_mut(bytes: &mut [u8], wide: bool) -> ValuesMut<'_> {
     } else {
         ValuesMut::Narrow(bytemuck::cast_slice_mut(bytes))
     }
-}
-
-fn element_bytes(values: &Values<'_>) -> usize {
-    if matches!(values, Values::Wide(_)) { 2 } else { 1 }
 }
 
 impl Picture<'_> {

@@ -7,6 +7,9 @@
 
 use core::fmt;
 
+pub(crate) mod dot;
+#[cfg(dsp)]
+pub(crate) mod dsp;
 mod grid;
 mod lanes;
 mod scalar;
@@ -25,6 +28,10 @@ mod neon;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
 
+#[cfg(not(dsp))]
+pub(crate) use dot::Plain as Device;
+#[cfg(dsp)]
+pub(crate) use dsp::Dsp as Device;
 pub(crate) use grid::Grid;
 pub use lanes::{IntegerKernel, Lanes};
 #[cfg(feature = "threads")]

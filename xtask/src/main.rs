@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use serde_json::Value;
 
 mod ablation;
+mod bench_devices;
 mod bench_peers;
 mod page;
 mod quickstart;
@@ -29,6 +30,8 @@ enum Task {
     Smoke,
     /// Times the runtime and other runtimes on the same networks, and writes docs/benchmarks.md.
     BenchPeers(bench_peers::Arguments),
+    /// Counts instructions on virtual microcontrollers, and compares them with those of before.
+    BenchDevices(bench_devices::Arguments),
     /// Distills students that differ in their losses alone, judges them, and writes docs/ablation.md.
     Ablation(ablation::Arguments),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Task::Quickstart => quickstart::run(),
         Task::Smoke => smoke::run(),
         Task::BenchPeers(arguments) => bench_peers::run(&arguments),
+        Task::BenchDevices(arguments) => bench_devices::run(&arguments),
         Task::Ablation(arguments) => ablation::run(&arguments),
     };
     match result {

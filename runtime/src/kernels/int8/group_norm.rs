@@ -1,9 +1,10 @@
-use traflow_graph::quant::{AFFINE_BITS, FACTOR, Wide, long};
+use traflow_graph::quant::{AFFINE_BITS, FACTOR, QUAD, Wide, long};
 
 use super::elementwise::{silu, silu_shift};
 use super::{Values, ValuesMut, scale};
 use crate::cpu::Cpu;
-use crate::simd::IntegerKernel;
+use crate::simd::dot::{Channel, Dot};
+use crate::simd::{Device, IntegerKernel};
 
 /// Normalises each group of channels, scales and shifts each channel, and applies SiLU where there is a table.
 #[derive(Debug)]
@@ -41,8 +42,24 @@ impl Sums {
         self.squares += u64::from((q * q) as u32);
     }
 
-    /// Factor and bias of a channel of the group: `(q · factor + bias) >> 16` is the channel's output.
-    fn affine(&self, epsilon: i64, gain: i32, gain_shift: u32, bias: i64) -> [i64; 2] {
+    /// The sums of a group of whole quads.
+    fn of_quads(x: &[i8], first: usize, of_group: usize, channels: usize) -> Self {
+        /// Elements whose squares are surely summed in 31 bits.
+        const BLOCK: usize = 1 << 16;
+        let mut sums = Self::default();
+        for block in x.chunks(channels * BLOCK / QUAD) {
+            for channel in (first..first + of_group).step_by(QUAD) {
+                let [sum, squares] = Device.moments(&block[channel..], channels);
+                sums.count += (block.len() / channels * QUAD) as u64;
+                sums.sum += i64::from(sum);
+                sums.squares += u64::from(squares as u32);
+            }
+        }
+        sums
+    }
+
+    /// What normalises the group.
+    fn normal(&self, epsilon: i64) -> Normal {
         // N² times the variance; both products are below 2⁶².
         let spread = self.count * self.squares - self.sum.unsigned_abs().pow(2);
         let spread = spread + epsilon as u64;
@@ -53,13 +70,28 @@ impl Sums {
         let product = self.count * reciprocal;
         let excess = 33u32.saturating_sub(product.leading_zeros());
         let product = scale(product as i64, excess.into());
-        let exponent =
-            i64::from(excess) + i64::from(even / 2) - 62 - i64::from(gain_shift) + i64::from(AFFINE_BITS);
-        let factor = scale(product * i64::from(gain), -exponent);
-        let factor = factor.clamp(-FACTOR, FACTOR);
+        let exponent = i64::from(excess) + i64::from(even / 2) - 62 + i64::from(AFFINE_BITS);
         // The mean with 16 fraction bits, rounded to the nearest.
         let mean = (2 * (self.sum << 16) + self.count as i64).div_euclid(2 * self.count as i64);
-        [factor, bias - scale(factor * mean, 16)]
+        Normal { product, exponent, mean }
+    }
+}
+
+/// A group's mean with 16 fraction bits, and the reciprocal of its deviation, `product · 2^exponent`, so that a factor has
+/// as many.
+#[derive(Clone, Copy, Debug)]
+struct Normal {
+    product: i64,
+    exponent: i64,
+    mean: i64,
+}
+
+impl Normal {
+    /// Factor and bias of a channel of the group: `(q · factor + bias) >> 16` is the channel's output.
+    fn affine(&self, gain: i32, gain_shift: u32, bias: i64) -> [i64; 2] {
+        let factor = scale(self.product * i64::from(gain), i64::from(gain_shift) - self.exponent);
+        let factor = factor.clamp(-FACTOR, FACTOR);
+        [factor, bias - scale(factor * self.mean, 16)]
     }
 }
 
@@ -70,6 +102,35 @@ impl GroupNorm<'_> {
     }
 }
 
+impl GroupNorm<'_> {
+    /// The definition.
+    pub fn reference(mut self) {
+        let channels = self.gain.len();
+        let (of_group, pixels) = (channels / self.epsilon.len(), self.y.len() / channels);
+        let shift = silu_shift(&self.y);
+        for (group, &epsilon) in self.epsilon.iter().enumerate() {
+            let indices = |channel: usize| (0..pixels).map(move |pixel| pixel * channels + channel);
+            let of_group = group * of_group..(group + 1) * of_group;
+            let mut sums = Sums::default();
+            for index in of_group.clone().flat_map(indices) {
+                sums.add(self.x.map_or_else(|| self.y.get(index), |x| x.get(index)));
+            }
+            let normal = sums.normal(long(epsilon));
+            for channel in of_group {
+                let [factor, bias] =
+                    normal.affine(self.gain[channel], self.gain_shift, long(self.bias[channel]));
+                for index in indices(channel) {
+                    let sum =
+                        i64::from(self.x.map_or_else(|| self.y.get(index), |x| x.get(index))) * factor + bias;
+                    let without = || sum >> AFFINE_BITS;
+                    let y = if self.table.is_empty() { without() } else { silu(self.table, sum, shift) };
+                    self.y.set(index, y);
+                }
+            }
+        }
+    }
+}
+
 impl IntegerKernel for GroupNorm<'_> {
     fn words(mut self, _: &mut [u8]) {
         let channels = self.gain.len().max(1);
@@ -77,21 +138,38 @@ impl IntegerKernel for GroupNorm<'_> {
         let pixels = self.y.len() / channels;
         for (group, &epsilon) in self.epsilon.iter().enumerate() {
             let first = group * of_group;
-            let mut sums = Sums::default();
-            for pixel in 0..pixels {
-                for index in pixel * channels + first..pixel * channels + first + of_group {
-                    sums.add(self.x.map_or_else(|| self.y.get(index), |x| x.get(index)));
+            let sums = match self.x.unwrap_or_else(|| self.y.values()) {
+                Values::Narrow(x) if of_group.is_multiple_of(QUAD) => {
+                    Sums::of_quads(x, first, of_group, channels)
                 }
-            }
+                x => {
+                    let mut sums = Sums::default();
+                    for pixel in 0..pixels {
+                        let indices = pixel * channels + first..pixel * channels + first + of_group;
+                        indices.for_each(|index| sums.add(x.get(index)));
+                    }
+                    sums
+                }
+            };
+            let normal = sums.normal(long(epsilon));
             for channel in first..first + of_group {
                 let (gain, bias) = (self.gain[channel], long(self.bias[channel]));
-                self.scratch[channel] = sums.affine(long(epsilon), gain, self.gain_shift, bias);
+                self.scratch[channel] = normal.affine(gain, self.gain_shift, bias);
             }
         }
         let shift = silu_shift(&self.y);
-        for pixel in 0..pixels {
-            for (channel, &[factor, bias]) in self.scratch[..channels].iter().enumerate() {
-                let index = pixel * channels + channel;
+        if let (Some(Values::Narrow(x)), ValuesMut::Narrow(y)) = (self.x, &mut self.y) {
+            y.copy_from_slice(x);
+            self.x = None;
+        }
+        for (channel, &[factor, bias]) in self.scratch[..channels].iter().enumerate() {
+            if let (None, ValuesMut::Narrow(y)) = (self.x, &mut self.y) {
+                let of_channel = Channel { factor, bias, table: self.table, stride: channels };
+                if Device.silu(of_channel, &mut y[channel..]) {
+                    continue;
+                }
+            }
+            for index in (channel..pixels * channels).step_by(channels) {
                 let q = self.x.map_or_else(|| self.y.get(index), |x| x.get(index));
                 let sum = i64::from(q) * factor + bias;
                 let y = match self.table {
