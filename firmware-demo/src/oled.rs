@@ -133,13 +133,23 @@ pub enum Button {
     Select,
 }
 
-/// The button that is held.
-pub fn button() -> Option<Button> {
-    let (arrows, select) = (read(PORT_E + 0x3fc), read(PORT_F + 0x3fc));
-    match (arrows & 0b11, select & 0b10) {
-        (_, 0) => Some(Button::Select),
-        (0b10, _) => Some(Button::Up),
-        (0b01, _) => Some(Button::Down),
-        _ => None,
+/// The levels of the buttons when they were last read.
+#[derive(Debug, Default)]
+pub struct Buttons {
+    levels: [u32; 2],
+}
+
+impl Buttons {
+    /// The button that has been pressed since the last call: one whose pin fell.
+    pub fn pressed(&mut self) -> Option<Button> {
+        let levels = [PORT_E, PORT_F].map(|port| read(port + 0x3fc));
+        let [arrows, select] = [0, 1].map(|port| self.levels[port] & !levels[port]);
+        self.levels = levels;
+        match (arrows & 0b11, select & 0b10) {
+            (_, 0b10) => Some(Button::Select),
+            (0b01, _) => Some(Button::Up),
+            (0b10, _) => Some(Button::Down),
+            _ => None,
+        }
     }
 }

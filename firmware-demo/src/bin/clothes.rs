@@ -4,7 +4,7 @@
 #[cfg(feature = "lm3s6965evb")]
 mod device {
     use firmware_demo::board::println;
-    use firmware_demo::oled::{Button, Oled, button};
+    use firmware_demo::oled::{Button, Buttons, Oled};
     use firmware_demo::{MODEL, draw, fingerprint};
     use traflow_runtime::{Aligned, IntegerEngine, Mix, Model};
 
@@ -36,6 +36,7 @@ mod device {
             }
         };
         oled.start();
+        let mut buttons = Buttons::default();
         let (mut seed, mut at, mut stays) = (0u64, 0, false);
         loop {
             let seeds = [seed, seed.wrapping_add(1)];
@@ -46,7 +47,7 @@ mod device {
             let Ok(()) = draw::label(oled, &picture, seeds, at);
             oled.flush();
             println!("shown: seed {seed} at {at} {:016x}", fingerprint(picture.bytes()));
-            match button() {
+            match buttons.pressed() {
                 Some(Button::Up) => (seed, at) = (seed.wrapping_add(1), 0),
                 Some(Button::Down) => (seed, at) = (seed.wrapping_sub(1), 0),
                 Some(Button::Select) => stays = !stays,
