@@ -12,7 +12,7 @@ use traflow_export::{Exported, Options, export, schedules};
 use traflow_graph::checkpoint::{Checkpoint, Role};
 use traflow_graph::coefficient::{Head, Level};
 use traflow_graph::model::{Dtype, Model};
-use traflow_graph::op::Op;
+use traflow_graph::op::{Method, Op};
 use traflow_graph::unet::{Architecture, SConditioning, Unet, Variant};
 
 fn checkpoints() -> Vec<Checkpoint> {
@@ -37,6 +37,26 @@ fn pictures_stay_the_same() {
                 // No weight of these networks is a number of half precision; zero would mean that nothing was compared.
                 assert!(runtime > 0.0 && runtime <= limit, "{name}: {runtime}");
             }
+        }
+    }
+}
+
+/// What f32 loses against f64, as a part of the range of the pictures: of the smallest network that benchmarks have.
+#[test]
+fn rounding_is_bounded() {
+    let unet = Unet { s_conditioning: SConditioning::TiedMean, ..Unet::preset("nano", None).unwrap() };
+    let checkpoint = checkpoint(unet, Role::Student);
+    for (winograd, limit) in [(false, 2e-6), (true, 2e-5)] {
+        let Exported { file, report } =
+            export(&checkpoint, &Options { winograd, ..options(Dtype::F32, &[1, 4]) }).unwrap();
+        let mut aligned = vec![[0_u64; 8]; file.len().div_ceil(64)];
+        bytemuck::cast_slice_mut(&mut aligned)[..file.len()].copy_from_slice(&file);
+        let model = Model::new(&bytemuck::cast_slice(&aligned)[..file.len()]).unwrap();
+        let by_winograd = |op| matches!(op, Op::Conv2d { method, .. } if method != Method::Direct);
+        assert_eq!(model.nodes().any(|node| by_winograd(node.op())), winograd);
+        for Difference { steps, runtime, .. } in report.differences {
+            println!("Winograd {winograd}, {steps} steps: {runtime:.1e}");
+            assert!(runtime <= limit, "Winograd {winograd}, {steps} steps: {runtime:.1e}");
         }
     }
 }

@@ -118,7 +118,7 @@ impl Checkpoint {
     /// Where the bytes are not a checkpoint of this version, where the tensors are not exactly those of the network's
     /// graph, or where a value is not finite.
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, CheckpointError> {
-        let (texts, tensors) = decode(name, bytes)?;
+        let (texts, tensors) = tensors_from_bytes(name, bytes)?;
         let wrong = |key, reason| CheckpointError::Metadata { file: name.to_owned(), key, reason };
         let text = |key| match texts.get(key) {
             Some(text) => Ok(text.as_str()),
@@ -256,7 +256,7 @@ pub fn parameters(graph: &Graph) -> Vec<(String, Vec<usize>)> {
 pub fn read_tensors(path: &Path) -> Result<(Texts, Tensors), CheckpointError> {
     let name = path.display().to_string();
     let bytes = fs::read(path).map_err(|problem| CheckpointError::Io { file: name.clone(), problem })?;
-    decode(&name, &bytes)
+    tensors_from_bytes(&name, &bytes)
 }
 
 /// Writes a safetensors file as a whole (see [`file::write`]).
@@ -333,7 +333,11 @@ fn encode(
     Ok(bytes)
 }
 
-fn decode(file: &str, bytes: &[u8]) -> Result<(Texts, Tensors), CheckpointError> {
+/// [`read_tensors`] of the bytes of a file; `file` stands for it in errors.
+///
+/// # Errors
+/// As [`read_tensors`].
+pub fn tensors_from_bytes(file: &str, bytes: &[u8]) -> Result<(Texts, Tensors), CheckpointError> {
     let wrong = |reason: String| CheckpointError::Format { file: file.to_owned(), reason };
     let (length, rest) = bytes.split_first_chunk().ok_or_else(|| wrong("it is too short".to_owned()))?;
     let length = u64::from_le_bytes(*length);

@@ -335,22 +335,30 @@ fn shape(record: &Record) -> Shape {
 /// The words are taken as records of 16, whose lanes are summed side by side, since one running sum of a large file takes
 /// as long as a picture. What is after the last whole record is not looked at: a file has none.
 fn checksum(words: &[u32]) -> [u64; 2] {
-    let records = words.as_chunks::<16>().0;
-    let (mut lanes, mut sums_of_lanes) = ([0u64; 16], [0u64; 16]);
-    for (index, record) in records.iter().enumerate() {
-        let mut record = *record;
-        if index == 0 {
-            record[word::CHECKSUM..].fill(0);
-        }
-        for ((lane, sums), word) in lanes.iter_mut().zip(&mut sums_of_lanes).zip(record) {
-            *lane = lane.wrapping_add(word.into());
-            *sums = sums.wrapping_add(*lane);
+    let Some((first, rest)) = words.as_chunks::<16>().0.split_first() else { return [0; 2] };
+    let mut first = *first;
+    first[word::CHECKSUM..].fill(0);
+    // Half of the lanes at a time, whose sums fit into the registers of any processor.
+    let (mut lanes, mut sums_of_lanes) = ([[0u64; 8]; 2], [[0u64; 8]; 2]);
+    for block in core::iter::once(&[first][..]).chain(rest.chunks(64)) {
+        for (half, (lanes, sums)) in lanes.iter_mut().zip(&mut sums_of_lanes).enumerate() {
+            let mut running = (*lanes, *sums);
+            for record in block {
+                let sums = running.0.iter_mut().zip(&mut running.1);
+                for ((lane, sums), &word) in sums.zip(&record[8 * half..][..8]) {
+                    *lane = lane.wrapping_add(word.into());
+                    *sums = sums.wrapping_add(*lane);
+                }
+            }
+            (*lanes, *sums) = running;
         }
     }
     // A word is in as many running sums as there are words from it to the end: 16 for each record from its own on, without
     // those of the record that stand before it.
     let (mut sum, mut sums) = (0u64, 0u64);
-    for (index, (lane, sums_of_lane)) in (0u64..).zip(lanes.iter().zip(sums_of_lanes)) {
+    for (index, (lane, sums_of_lane)) in
+        (0u64..).zip(lanes.as_flattened().iter().zip(sums_of_lanes.as_flattened()))
+    {
         sum = sum.wrapping_add(*lane);
         sums = sums.wrapping_add(sums_of_lane.wrapping_mul(16).wrapping_sub(index.wrapping_mul(*lane)));
     }
@@ -678,9 +686,7 @@ impl<'m> Model<'m> {
         let shapes = node.input_shapes();
         let inputs = &shapes[..node.op().arity()];
         let need = match self.weights {
-            Dtype::I8 => {
-                quant::scratch_bytes(node.op(), inputs, node.inputs().next().is_some_and(|x| x.is_wide()))
-            }
+            Dtype::I8 => quant::scratch_bytes(node.op(), inputs),
             _ => scratch_bytes(node.op(), inputs, 4),
         };
         let scratch = u64::from(self.header[word::SCRATCH]);

@@ -113,6 +113,56 @@ impl Noise {
     }
 }
 
+/// The noise of four seeds, which stand at the corners of a square, for a point in it.
+///
+/// A weighted sum of independent normal numbers, whose weights' squares add up to one, is normal again: so between the
+/// corners are pictures as good as theirs. Along an edge this is the great circle from one noise to the other, up to speed.
+/// Integers alone make it: a point is the same noise on every machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mix {
+    corners: [Noise; 4],
+    /// In units of 2⁻¹⁵.
+    weights: [i64; 4],
+}
+
+impl Mix {
+    /// Length of the square's sides.
+    pub const SIDE: u16 = 256;
+
+    /// Seeds at the upper left, upper right, lower left and lower right, and the point's distances from the left and from
+    /// above. Beyond the side is on it. A seed may stand at several corners.
+    pub fn new(seeds: [u64; 4], at: [u16; 2]) -> Self {
+        let [x, y] = at.map(|place| u64::from(place.min(Self::SIDE)));
+        let (left, above) = (u64::from(Self::SIDE) - x, u64::from(Self::SIDE) - y);
+        // Bilinear first; the same noise twice is one noise with both weights.
+        let mut weights = [left * above, x * above, left * y, x * y];
+        for corner in 1..4 {
+            if let Some(first) = seeds[..corner].iter().position(|seed| *seed == seeds[corner]) {
+                weights[first] += weights[corner];
+                weights[corner] = 0;
+            }
+        }
+        // Not zero: the largest of the weights, which add up to 2¹⁶, is at least a quarter of that.
+        let norm = weights.iter().map(|weight| weight * weight).sum::<u64>().isqrt().max(1);
+        let weights = weights.map(|weight| ((weight << 15) + norm / 2) as i64 / norm as i64);
+        Self { corners: seeds.map(Noise::new), weights }
+    }
+
+    /// The normally distributed number of an index, in units of 2⁻²¹ ([`UNIT`]).
+    pub fn at(&self, index: u64) -> i32 {
+        let parts = self.corners.iter().zip(self.weights);
+        let sum: i64 = parts.map(|(noise, weight)| i64::from(noise.at(index)) * weight).sum();
+        ((sum + (1 << 14)) >> 15) as i32
+    }
+
+    /// Fills with the normally distributed numbers of the indices from 0.
+    pub fn fill(&self, numbers: &mut [f32]) {
+        for (index, number) in (0..).zip(numbers) {
+            *number = self.at(index) as f32 * UNIT;
+        }
+    }
+}
+
 #[cfg(all(test, feature = "std"))]
 mod tests {
     use super::*;
@@ -203,6 +253,33 @@ mod tests {
     }
 
     #[test]
+    fn a_mix_is_a_corner_at_the_corners() {
+        let seeds = [3, u64::MAX, 5, 4];
+        for (corner, at) in [[0, 0], [256, 0], [0, 256], [256, 256]].into_iter().enumerate() {
+            let (mix, noise) = (Mix::new(seeds, at), Noise::new(seeds[corner]));
+            assert!((0..1000).all(|index| mix.at(index) == noise.at(index)));
+        }
+        // Wherever it is between corners of one seed.
+        let (mix, noise) = (Mix::new([9; 4], [17, 101]), Noise::new(9));
+        assert!((0..1000).all(|index| mix.at(index) == noise.at(index)));
+        assert_eq!(Mix::new(seeds, [300, 9]), Mix::new(seeds, [256, 9]));
+    }
+
+    #[test]
+    fn a_mix_is_normal() {
+        for at in [[128, 0], [128, 128], [3, 250], [64, 200]] {
+            let n = 100_000;
+            let mut x = vec![0.0; n];
+            Mix::new([1, 2, 3, 4], at).fill(&mut x);
+            let moment = |k: i32| x.iter().map(|&x| f64::from(x).powi(k)).sum::<f64>() / n as f64;
+            for (k, expected, variance) in [(1, 0.0, 1.0), (2, 1.0, 2.0), (4, 3.0, 96.0)] {
+                let bound = 4.5 * f64::sqrt(variance / n as f64);
+                assert!((moment(k) - expected).abs() < bound, "at {at:?} moment {k} is {}", moment(k));
+            }
+        }
+    }
+
+    #[test]
     fn filling_starts_anywhere() {
         let noise = Noise::stream(3, 5);
         for start in [0, 1, 2, 3, 4, (1 << 34) - 3, u64::MAX - 4] {
@@ -236,5 +313,7 @@ mod tests {
             0x5a41_4fea_49b9_f5f2,
             "FNV-1a of the first 10,000"
         );
+        let mix = Mix::new([7, 8, 9, 10], [100, 30]);
+        assert_eq!([0, 1, 2, 3].map(|i| mix.at(i)), [-2889524, -2698855, 2051121, 2452272]);
     }
 }

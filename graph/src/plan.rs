@@ -50,10 +50,7 @@ pub fn plan(graph: &Graph, element_bytes: usize) -> Plan {
 
 /// Plans the arena for a file of integers, where some values are 16 bits wide.
 pub fn plan_integers(graph: &Graph, wide: &[bool]) -> Plan {
-    let scratch = |node: &Node| {
-        let wide = node.inputs.first().is_some_and(|input| wide[input.index()]);
-        quant::scratch_bytes(node.op, &graph.input_shapes(node), wide)
-    };
+    let scratch = |node: &Node| quant::scratch_bytes(node.op, &graph.input_shapes(node));
     let bytes: Vec<usize> = wide.iter().map(|&wide| 1 << usize::from(wide)).collect();
     plan_values(graph, &bytes, graph.nodes().iter().map(scratch).max())
 }

@@ -234,12 +234,16 @@ pub const fn panel_index([outs, channels, taps]: [usize; 3], [out, channel, tap]
 pub const QUERIES: usize = 4;
 
 /// Bytes of scratch memory of a node: a norm keeps 16 bytes a channel, attention a score for each pixel and each of
-/// [`QUERIES`], and a convolution of 3×3 one pixel of zero points.
-pub fn scratch_bytes(op: Op, inputs: &[Shape], wide: bool) -> u64 {
+/// [`QUERIES`], and a convolution the rows of its input that a row of its output reads, in 16 bits and by whole quads, with
+/// as many columns more as the kernel reaches over, and one where they are odd in number.
+pub fn scratch_bytes(op: Op, inputs: &[Shape]) -> u64 {
     match (op, inputs) {
         (Op::GroupNorm { .. }, &[x]) => u64::from(x.channels) * 16,
         (Op::Attention { .. }, &[x]) => (x.pixels() * 4 * QUERIES) as u64,
-        (Op::Conv2d { kernel: 3, .. }, &[x, ..]) => u64::from(x.channels) << u32::from(wide),
+        (Op::Conv2d { kernel, .. }, &[x, ..]) => {
+            let columns = usize::from(x.width).next_multiple_of(2) + usize::from(kernel - 1);
+            (usize::from(kernel) * columns * usize::from(x.channels).next_multiple_of(QUAD) * 2) as u64
+        }
         _ => 0,
     }
 }

@@ -4,6 +4,8 @@
 //! product element by element, and a transform of the result (Lavin & Gray, "Fast algorithms for convolutional neural
 //! networks", 2015). Each of the `points²` elements makes a matrix product of all tiles with all channels.
 
+use core::ops::Range;
+
 use crate::model::PANEL;
 use crate::op::{Method, Shape};
 
@@ -60,6 +62,18 @@ impl Winograd {
     /// Tiles that are computed together.
     pub fn block(&self) -> usize {
         self.tiles().min(TILE_BLOCK)
+    }
+
+    /// Rows of tiles that each of so many threads computes of a block, where it is of whole rows, and their tiles are whole
+    /// groups and so many that each thread may transform the weights for itself. `None` where threads had better share out
+    /// the channels of the output.
+    pub fn rows_of_part(&self, tiles: Range<usize>, threads: usize) -> Option<usize> {
+        let whole = tiles.start.is_multiple_of(self.columns) && tiles.end.is_multiple_of(self.columns);
+        let rows = (tiles.len() / self.columns.max(1)).div_ceil(threads);
+        let part = rows * self.columns;
+        // The weights' transform costs as much as the products of a group of tiles.
+        let least = if self.out.div_ceil(PANEL) < threads { TILE_GROUP } else { 4 * TILE_GROUP };
+        (whole && part >= least && part.is_multiple_of(TILE_GROUP)).then_some(rows)
     }
 
     /// Elements of one point of the transformed inputs of a group of tiles. The points of a tile are written together, and

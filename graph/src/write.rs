@@ -550,7 +550,7 @@ mod tests {
             blocks[0][2] = version;
             assert_eq!(
                 Model::new(bytemuck::cast_slice(&blocks)).unwrap_err().to_string(),
-                format!("it has format version {version}, this program reads 3, or 1 of integers")
+                format!("it has format version {version}, this program reads 3, or 2 of integers")
             );
         }
     }

@@ -34,9 +34,9 @@ impl Cpu {
         1
     }
 
-    /// Runs tasks that have nothing in common, in any order: at most as many as there are threads where they use scratch
-    /// memory. Each has that memory to itself while it runs; what it finds in it is rubbish.
-    pub(crate) fn run<K: Kernel + Send>(&self, tasks: impl Iterator<Item = K>, scratch: &mut [f32]) {
+    /// Runs tasks that have nothing in common, in any order. Each has scratch memory to itself while it runs; what it finds
+    /// in it is rubbish.
+    pub(crate) fn run<K: Kernel + Send>(&self, tasks: impl Iterator<Item = K> + Send, scratch: &mut [f32]) {
         let run = |task, scratch: &mut [u8]| self.isa.run(task, bytemuck::cast_slice_mut(scratch));
         self.share(tasks, bytemuck::cast_slice_mut(scratch), run);
     }
@@ -45,7 +45,7 @@ impl Cpu {
     pub(crate) fn run_integers<K: IntegerKernel + Send>(
         &self,
         vectors: Vectors,
-        tasks: impl Iterator<Item = K>,
+        tasks: impl Iterator<Item = K> + Send,
         scratch: &mut [u8],
     ) {
         self.share(tasks, scratch, |task, scratch| vectors.run(task, scratch));
@@ -53,7 +53,7 @@ impl Cpu {
 
     fn share<T: Send>(
         &self,
-        tasks: impl Iterator<Item = T>,
+        tasks: impl Iterator<Item = T> + Send,
         scratch: &mut [u8],
         run: impl Fn(T, &mut [u8]) + Sync,
     ) {
@@ -65,15 +65,6 @@ impl Cpu {
             run(task, scratch);
         }
     }
-
-    /// Runs what calls [`run`](Self::run), on a thread that waits for others without going to sleep.
-    pub(crate) fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        #[cfg(feature = "threads")]
-        if let Some(threads) = &self.threads {
-            return threads.enter(work);
-        }
-        work()
-    }
 }
 
 #[cfg(feature = "threads")]
@@ -81,22 +72,25 @@ pub use threads::ThreadsError;
 
 #[cfg(feature = "threads")]
 mod threads {
-    use std::sync::{Mutex, PoisonError};
+    use std::io;
+    use std::iter::once;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
     use std::vec::Vec;
 
     use super::{Cpu, Isa};
+    use crate::simd::Team;
 
     /// Threads, and scratch memory for all but the first.
     #[derive(Debug)]
     pub(super) struct Threads {
-        pool: rayon::ThreadPool,
+        team: Team,
         scratch: Vec<Mutex<Vec<u64>>>,
     }
 
     /// The operating system gives no threads.
     #[derive(Debug, thiserror::Error)]
     #[error("starting threads: {0}")]
-    pub struct ThreadsError(#[from] rayon::ThreadPoolBuildError);
+    pub struct ThreadsError(#[from] io::Error);
 
     impl Cpu {
         /// Several threads, which live as long as this value. The results are those of one thread, bit by bit.
@@ -107,9 +101,8 @@ mod threads {
             if count <= 1 {
                 return Ok(Self::new(isa));
             }
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(count).build()?;
             let scratch = (1..count).map(|_| Mutex::default()).collect();
-            Ok(Self { isa, threads: Some(Threads { pool, scratch }) })
+            Ok(Self { isa, threads: Some(Threads { team: Team::new(count - 1)?, scratch }) })
         }
     }
 
@@ -118,32 +111,39 @@ mod threads {
             self.scratch.len() + 1
         }
 
-        pub(super) fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-            self.pool.install(work)
-        }
-
-        /// Runs the first task here and the others in the pool.
+        /// Everybody takes tasks until there are none. A single one is not worth waking anybody.
         pub(super) fn run<T: Send>(
             &self,
-            mut tasks: impl Iterator<Item = T>,
+            mut tasks: impl Iterator<Item = T> + Send,
             scratch: &mut [u8],
             run: impl Fn(T, &mut [u8]) + Sync,
         ) {
             let Some(first) = tasks.next() else { return };
-            let (len, run) = (scratch.len(), &run);
-            rayon::in_place_scope(|scope| {
-                for (index, task) in tasks.enumerate() {
-                    scope.spawn(move |_| {
-                        let own = &self.scratch[index % self.scratch.len()];
-                        let mut own = own.lock().unwrap_or_else(PoisonError::into_inner);
-                        if 8 * own.len() < len {
-                            own.resize(len.div_ceil(8), 0);
-                        }
-                        run(task, &mut bytemuck::cast_slice_mut(&mut own)[..len]);
-                    });
+            let Some(second) = tasks.next() else { return run(first, scratch) };
+            let tasks = Mutex::new(once(second).chain(tasks));
+            let next = || lock(&tasks).next();
+            let len = scratch.len();
+            let work = |index: usize| {
+                let mut own = lock(&self.scratch[index]);
+                if 8 * own.len() < len {
+                    own.resize(len.div_ceil(8), 0);
                 }
+                let own = &mut bytemuck::cast_slice_mut(&mut own)[..len];
+                while let Some(task) = next() {
+                    run(task, own);
+                }
+            };
+            self.team.run(&work, || {
                 run(first, scratch);
+                while let Some(task) = next() {
+                    run(task, scratch);
+                }
             });
         }
+    }
+
+    /// Tasks and scratch memory are whole whenever nobody uses them.
+    fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,8 +4,8 @@ use core::fmt;
 use core::ops::Range;
 
 use traflow_graph::model::{ALIGN, Dtype, MAX_SCHEDULES, Model, Moment, Node, Weights};
-use traflow_graph::noise::Noise;
-use traflow_graph::op::Op;
+use traflow_graph::noise::{Mix, Noise};
+use traflow_graph::op::{Op, Shape};
 
 use crate::cpu::Cpu;
 use crate::kernels::{
@@ -142,7 +142,15 @@ impl<'m, 'a> Engine<'m, 'a> {
         if noise.len() != expected {
             return Err(EngineError::Noise { expected, found: noise.len() });
         }
-        self.start(steps, |image| image.copy_from_slice(noise), &mut |_| ())
+        self.start(steps, &mut |image| image.copy_from_slice(noise), &mut |_| ())
+    }
+
+    /// Makes the picture of a point between seeds, like [`generate`](Self::generate).
+    ///
+    /// # Errors
+    /// Where the model has no schedule of so many steps, those that it has.
+    pub fn mix(&mut self, mix: &Mix, steps: usize) -> Result<&[f32], EngineError> {
+        self.start(steps, &mut |image| mix.fill(image), &mut |_| ())
     }
 
     /// Like [`generate`](Self::generate), and says after each node that it has been computed: for measuring.
@@ -155,13 +163,13 @@ impl<'m, 'a> Engine<'m, 'a> {
         steps: usize,
         after: &mut (dyn FnMut(Node<'m>) + Send),
     ) -> Result<&[f32], EngineError> {
-        self.start(steps, |image| Noise::new(seed).fill(image), after)
+        self.start(steps, &mut |image| Noise::new(seed).fill(image), after)
     }
 
     fn start(
         &mut self,
         steps: usize,
-        fill: impl FnOnce(&mut [f32]),
+        fill: &mut dyn FnMut(&mut [f32]),
         after: &mut (dyn FnMut(Node<'m>) + Send),
     ) -> Result<&[f32], EngineError> {
         let Self { memory, cpu } = self;
@@ -180,11 +188,9 @@ impl<'m, 'a> Engine<'m, 'a> {
                 image.iter_mut().zip(outside[pixel..].iter().step_by(pixels)).for_each(|(x, y)| *x = *y);
             }
         }
-        cpu.enter(|| {
-            for (index, moment) in schedule {
-                memory.step(cpu, index, moment, after);
-            }
-        });
+        for (index, moment) in schedule {
+            memory.step(cpu, index, moment, after);
+        }
         if let Ok([image, outside]) = memory.values.get_disjoint_mut([image, velocity.clone()]) {
             let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
             for (pixel, image) in image.chunks_exact(channels).enumerate() {
@@ -268,7 +274,7 @@ impl<'m> Memory<'m, '_> {
                     *one = 1.0;
                 }
             }
-            Op::Concat => Concat { a, b, channels: shape.channels.into(), y }.run(),
+            Op::Concat => Concat { a, b, channels: shape.channels.into(), y }.run(cpu),
             Op::Downsample => Downsample { x: a, shape: node.shape(), y }.run(cpu),
             Op::Upsample => Upsample { x: a, shape, y }.run(),
             Op::Blur { near, far } => Blur { x: a, shape, near, far, row: scratch, y }.run(cpu),
@@ -285,6 +291,15 @@ impl<'m> Memory<'m, '_> {
             | Op::Embedding { .. } => {}
         }
     }
+}
+
+/// The bytes of a picture `[channels, height, width]`, by row, column and channel: [-1, 1] becomes 0 to 255, and what is
+/// outside the nearer end.
+pub fn bytes(picture: &[f32], shape: Shape) -> impl ExactSizeIterator<Item = u8> {
+    let (pixels, channels) = (shape.pixels(), usize::from(shape.channels));
+    let at = move |i: usize| picture[i % channels * pixels + i / channels];
+    // The cast is down, and saturates.
+    (0..picture.len()).map(move |i| (at(i) * 127.5 + 128.0) as u8)
 }
 
 /// The arena's part for values and that for scratch memory; both begin at a multiple of 64.

@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use traflow_graph::model::{ALIGN, Dtype, Model, Name, Node};
-use traflow_graph::noise::Noise;
+use traflow_graph::noise::{Mix, Noise};
 use traflow_graph::op::{Op, Shape};
 use traflow_graph::quant::{IMAGE_BITS, Integers, QUERIES};
 
@@ -105,13 +105,26 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
     /// Where the model has no schedule of so many steps, those that it has.
     pub fn generate(&mut self, seed: u64, steps: usize) -> Result<Picture<'_>, EngineError> {
         self.observe(seed, steps, &mut |_, _, _| {})?;
+        Ok(self.picture())
+    }
+
+    /// Makes the picture of a point between seeds.
+    ///
+    /// # Errors
+    /// Where the model has no schedule of so many steps, those that it has.
+    pub fn mix(&mut self, mix: &Mix, steps: usize) -> Result<Picture<'_>, EngineError> {
+        self.start(&|index| mix.at(index), steps, &mut |_, _, _| {})?;
+        Ok(self.picture())
+    }
+
+    fn picture(&self) -> Picture<'_> {
         let image = self.memory.model.image();
         let numbers = match self.memory.values_of(&image) {
             Values::Wide(numbers) => numbers,
             // The check wants a picture of 16 bits.
             Values::Narrow(_) => &[],
         };
-        Ok(Picture { numbers, shape: image.shape() })
+        Picture { numbers, shape: image.shape() }
     }
 
     /// Runs the seed of the self-test by the first schedule, and compares what each node gives in the first evaluation,
@@ -161,25 +174,32 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
     /// # Errors
     /// Where the model has no schedule of so many steps, those that it has.
     pub fn observe(&mut self, seed: u64, steps: usize, visit: Visit<'_>) -> Result<(), EngineError> {
+        self.start(&|index| Noise::new(seed).at(index), steps, visit)
+    }
+
+    fn start(
+        &mut self,
+        noise: &dyn Fn(u64) -> i32,
+        steps: usize,
+        visit: Visit<'_>,
+    ) -> Result<(), EngineError> {
         let Self { memory, cpu } = self;
         let model = memory.model;
         let offered = || EngineError::Steps { steps, offered: Steps::of(&model) };
         let schedule = model.schedule(steps).ok_or_else(offered)?;
         let image = model.image();
         if let ValuesMut::Wide(x) = typed_mut(&mut memory.values[range(&image)], true) {
-            start(Noise::new(seed), image.shape(), x);
+            start(noise, image.shape(), x);
         }
-        cpu.enter(|| {
-            for (number, (moment, _)) in schedule.enumerate() {
-                for (index, node) in model.nodes().enumerate() {
-                    memory.compute(cpu, &node, moment);
-                    if node.offset().is_some() {
-                        visit(number, index, memory.values_of(&node));
-                    }
+        for (number, (moment, _)) in schedule.enumerate() {
+            for (index, node) in model.nodes().enumerate() {
+                memory.compute(cpu, &node, moment);
+                if node.offset().is_some() {
+                    visit(number, index, memory.values_of(&node));
                 }
-                memory.step(cpu, moment);
             }
-        });
+            memory.step(cpu, moment);
+        }
         Ok(())
     }
 }
@@ -232,7 +252,6 @@ impl<'m> Memory<'m, '_> {
         match integers {
             Integers::Conv2d { shift, residual, split, zeros, bias, factors } => {
                 let Op::Conv2d { kernel, .. } = node.op() else { return };
-                let bytes = if kernel == 1 { 0 } else { channels * element_bytes(&a) };
                 let conv = Conv2d {
                     x: a,
                     shape,
@@ -245,7 +264,7 @@ impl<'m> Memory<'m, '_> {
                     shift,
                     residual,
                     r: in_place(1, b),
-                    scratch: self.scratch.get_mut(..bytes).unwrap_or_default(),
+                    scratch: self.scratch,
                     y,
                 };
                 conv.run(cpu);
@@ -282,14 +301,13 @@ impl<'m> Memory<'m, '_> {
     }
 }
 
-/// The noise of a seed, whose elements are counted by channel first, in the order and the units of a picture.
-fn start(noise: Noise, shape: Shape, x: &mut [i16]) {
+/// Noise, whose elements are counted by channel first, in the order and the units of a picture.
+fn start(noise: &dyn Fn(u64) -> i32, shape: Shape, x: &mut [i16]) {
     const SHIFT: u32 = NOISE_BITS - IMAGE_BITS;
     let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
-    let places = (0..channels).flat_map(|channel| (0..pixels).map(move |pixel| pixel * channels + channel));
-    let numbers = (0..).flat_map(|block| noise.four(block));
-    for (place, number) in places.zip(numbers) {
-        x[place] = ((number + (1 << (SHIFT - 1))) >> SHIFT) as i16;
+    for index in 0..x.len() {
+        let number = (noise(index as u64) + (1 << (SHIFT - 1))) >> SHIFT;
+        x[index % pixels * channels + index / pixels] = number.clamp(i16::MIN.into(), i16::MAX.into()) as i16;
     }
 }
 
@@ -321,10 +339,6 @@ fn typed_mut(bytes: &mut [u8], wide: bool) -> ValuesMut<'_> {
     } else {
         ValuesMut::Narrow(bytemuck::cast_slice_mut(bytes))
     }
-}
-
-fn element_bytes(values: &Values<'_>) -> usize {
-    if matches!(values, Values::Wide(_)) { 2 } else { 1 }
 }
 
 impl Picture<'_> {
@@ -387,7 +401,7 @@ mod tests {
     fn noise_is_that_of_the_seed() {
         let shape = Shape::new(3, 5, 4);
         let mut x = [0i16; 60];
-        start(Noise::new(9), shape, &mut x);
+        start(&|index| Noise::new(9).at(index), shape, &mut x);
         for index in 0..60 {
             let exact = f64::from(Noise::new(9).at(index as u64)) / 512.0;
             let found = f64::from(x[index % 20 * 3 + index / 20]);

@@ -24,6 +24,7 @@
 extern crate std;
 
 mod cpu;
+mod embedded;
 mod engine;
 mod integer;
 pub mod kernels;
@@ -35,8 +36,10 @@ mod vector;
 pub use cpu::Cpu;
 #[cfg(feature = "threads")]
 pub use cpu::ThreadsError;
-pub use engine::{Engine, EngineError, Steps};
+pub use embedded::Embedded;
+pub use engine::{Engine, EngineError, Steps, bytes};
 pub use integer::{IntegerEngine, Picture, SelfTestError, Visit, digest};
 pub use simd::{Isa, IsaError};
 pub use traflow_graph::model::{Aligned, Model, ModelError, Node};
+pub use traflow_graph::noise::Mix;
 pub use traflow_graph::op::Shape;

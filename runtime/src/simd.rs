@@ -7,9 +7,14 @@
 
 use core::fmt;
 
+pub(crate) mod dot;
+#[cfg(dsp)]
+pub(crate) mod dsp;
 mod grid;
 mod lanes;
 mod scalar;
+#[cfg(feature = "threads")]
+mod team;
 mod tile;
 
 #[cfg(target_arch = "x86_64")]
@@ -23,9 +28,15 @@ mod neon;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
 
+#[cfg(not(dsp))]
+pub(crate) use dot::Plain as Device;
+#[cfg(dsp)]
+pub(crate) use dsp::Dsp as Device;
 pub(crate) use grid::Grid;
 pub(crate) use lanes::{Element as IntegerElement, dots, dots_part};
 pub use lanes::{IntegerKernel, LANES, Lanes, Row, Vectors};
+#[cfg(feature = "threads")]
+pub(crate) use team::Team;
 pub(crate) use tile::{Columns, accumulate};
 
 /// Vectors of an instruction set. Everything is a plain arithmetic operation on each lane.

@@ -191,6 +191,7 @@ fn an_instruction_set_can_be_forced() {
         assert_eq!((code, &*stderr), (Some(0), ""));
         let result: serde_json::Value = serde_json::from_slice(&stdout).unwrap();
         assert!(result["isa"] == isa.name() && result["ms_per_image"].as_f64() > Some(0.0), "{result}");
+        assert!(!cfg!(target_os = "linux") || result["peak_resident_bytes"].as_u64() > Some(0), "{result}");
     }
     let foreign = if cfg!(target_arch = "aarch64") { "avx2" } else { "neon" };
     let text = format!(

@@ -348,6 +348,36 @@ fn score_sdes_names_are_the_same_network() {
     }
 }
 
+/// The same weights as torch.save writes a training's state: under a key, among other things.
+#[test]
+fn files_of_pytorch_are_read() {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/import/skip.pt");
+    let (texts, tensors) = import::read(&path).unwrap();
+    assert!(tensors.contains_key("model.model.map_layer0.weight"), "{:?}", tensors.keys().next());
+    let options = import::Options { preconditioning: Some(Preconditioning::Edm), ..options() };
+    let imported = import::import(&texts, tensors, &options).unwrap();
+    let safetensors = import("skip");
+    assert_eq!(imported.unet, safetensors.unet);
+    assert!(imported.tensors == safetensors.tensors, "other weights");
+}
+
+/// A pickle may name any function of Python; it is data here, cut off or not.
+#[test]
+fn a_pickle_runs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, trace) = (folder.path().join("evil.pt"), folder.path().join("trace"));
+    let command = format!("touch {}", trace.display());
+    let length = u32::try_from(command.len()).unwrap().to_le_bytes();
+    let pickle = [b"\x80\x02cposix\nsystem\nX", &length[..], command.as_bytes(), b"\x85R."].concat();
+    for end in 0..=pickle.len() {
+        std::fs::write(&file, &pickle[..end]).unwrap();
+        if let Ok((_, tensors)) = import::read(&file) {
+            assert!(tensors.is_empty());
+        }
+    }
+    assert!(!trace.exists());
+}
+
 /// v(x, t) = -F(x, 999 (1 - t)).
 #[test]
 fn rectified_flows_run_the_other_way() {

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use flate2::read::MultiGzDecoder;
+use sha2::{Digest, Sha256};
 use traflow_graph::op::Shape;
 
 /// Magic number of a file of grey pictures: bytes in three dimensions.
@@ -130,6 +131,11 @@ pub fn read_labels(path: &Path) -> Result<Vec<u8>> {
         return Ok(read_cifar(path)?.1);
     }
     Ok(read(path, &[LABELS])?.1)
+}
+
+/// The SHA-256 of a file's bytes in hexadecimal digits.
+pub fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The dimensions and the bytes of an IDX file of one of these kinds.

@@ -19,7 +19,7 @@ use crate::loss::{Context, Divergence, Objective, Pair};
 use crate::network::{Dropout, Network};
 use crate::optimiser::{Optimiser, OptimiserConfig};
 use crate::pairs::Pairs;
-use crate::run::{self, Intervals, Progress, Run, Term, Training};
+use crate::run::{self, Intervals, Progress, Run, Term, Trained, Training};
 use crate::sample::Sampler;
 use crate::teacher;
 
@@ -220,7 +220,7 @@ pub struct Lessons<'a> {
     pub images: Option<&'a Images>,
 }
 
-/// Trains a student and returns the moving average of its weights.
+/// Trains a student and returns the moving averages of its weights.
 ///
 /// # Errors
 /// Where configuration, teacher, pairs and pictures do not fit together, or the run folder cannot be written.
@@ -230,7 +230,7 @@ pub fn train(
     run: &Run,
     device: &Device,
     progress: &mut dyn FnMut(&Progress),
-) -> Result<Network> {
+) -> Result<Trained> {
     ensure!((0.0..1.0).contains(&config.dropout), "dropout is a part of 1");
     let Lessons { teacher, pairs, images } = *lessons;
     config.check()?;
@@ -247,6 +247,7 @@ pub fn train(
     );
     if let Some(images) = images {
         let shape = images.shape();
+        ensure!(unet.labels == 0, "the pictures of a data set come without classes, which the student has");
         ensure!(shape == pairs.shape, "the data set's pictures are {shape}, the pairs {}", pairs.shape);
     }
     let start = match config.initial {
@@ -366,6 +367,8 @@ mod tests {
                 let path = entry.unwrap().path();
                 let Ok(text) = std::fs::read_to_string(&path) else { continue };
                 if !text.contains("[[stage]]") {
+                    let config: teacher::TeacherConfig = toml::from_str(&text).unwrap();
+                    config.network.graph().unwrap();
                     continue;
                 }
                 let config: DistillConfig = toml::from_str(&text).unwrap();
@@ -377,7 +380,23 @@ mod tests {
                 count += 1;
             }
         }
-        assert!(count >= 10, "{count} configurations");
+        assert!(count >= 12, "{count} configurations");
+    }
+
+    /// Networks of the paper, to the unit: those of `graph`, whose sizes are tested there.
+    #[test]
+    fn presets_have_their_networks() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/presets");
+        let read = |name: &str| std::fs::read_to_string(folder.join(name).with_extension("toml")).unwrap();
+        for name in ["3m", "7m", "16m", "28m", "imagenet"] {
+            let config: DistillConfig = toml::from_str(&read(&format!("traflow-{name}"))).unwrap();
+            let told = Unet { s_conditioning: SConditioning::TiedMean, ..Unet::preset(name, None).unwrap() };
+            assert_eq!(config.network, Some(told), "{name}");
+        }
+        for name in ["1-rf", "edm-cifar", "edm-ffhq", "edm-imagenet"] {
+            let config: teacher::TeacherConfig = toml::from_str(&read(&format!("teacher-{name}"))).unwrap();
+            assert_eq!(config.network, Unet::preset(name, None).unwrap(), "{name}");
+        }
     }
 
     #[test]

@@ -10,7 +10,6 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use nalgebra::{DMatrix, DVector};
-use sha2::{Digest, Sha256};
 use traflow_graph::checkpoint::{self, Precision, Texts};
 use traflow_graph::graph::{Builder, Graph};
 use traflow_graph::op::{Op, Shape};
@@ -119,6 +118,7 @@ impl Features {
             weight_decay: 0.05,
             clip_norm: 1.0,
             ema: 0.995,
+            second_ema: None,
         };
         let start = initial::random(graph(shape, classes)?, 1, device);
         let mut optimiser = Optimiser::new(config, STEPS, start);
@@ -168,8 +168,8 @@ impl Features {
     pub fn read(path: &Path, device: &Device) -> Result<Self> {
         let context = || format!("{}: not a file of features", path.display());
         let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
-        let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        let (texts, mut tensors) = checkpoint::read_tensors(path)?;
+        let digest = data::digest(&bytes);
+        let (texts, mut tensors) = checkpoint::tensors_from_bytes(&path.display().to_string(), &bytes)?;
         let text = |key: &str| texts.get(key).with_context(|| format!("no {key} in its metadata"));
         let read = || -> Result<Self> {
             ensure!(text("format")? == "traflow-features", "its format is another");

@@ -6,6 +6,8 @@
 //! and values and a few factors.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,6 +21,7 @@ pub mod check;
 mod edm;
 mod guided;
 mod score_sde;
+mod torch;
 
 /// What the file does not say of itself.
 #[derive(Clone, Debug, Default)]
@@ -244,11 +247,18 @@ fn reorder(values: Vec<f32>, rows: usize, order: Rows, heads: usize) -> Vec<f32>
     places.flat_map(|place| values[place * row..][..row].iter().copied()).collect()
 }
 
-/// Reads the tensors of a file and what it says of them.
+/// Reads the tensors of a safetensors or PyTorch file and what it says of them.
 ///
 /// # Errors
 /// Where the file cannot be read.
 pub fn read(path: &Path) -> Result<(Texts, Tensors)> {
+    let mut start = [0; 9];
+    let known = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    // torch.save writes a zip archive, and wrote a pickle. Safetensors have the length of a JSON object, which may begin
+    // as these do, and the object.
+    if known.is_ok() && start[8] != b'{' && (start.starts_with(b"PK") || start[0] == 0x80) {
+        return Ok((Texts::new(), torch::read(path)?));
+    }
     Ok(checkpoint::read_tensors(path)?)
 }
 

@@ -8,8 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
-use traflow_graph::checkpoint::{self, Checkpoint, Precision, Role};
+use traflow_graph::checkpoint::{self, Checkpoint, Precision, Role, Tensors};
 use traflow_graph::unet::{self, SConditioning, Unet};
 use traflow_trainer::device::DeviceName;
 use traflow_trainer::distill::{self, DistillConfig, Lessons};
@@ -19,7 +18,7 @@ use traflow_trainer::import::{self, AttentionOrder, Imported, Preconditioning, c
 use traflow_trainer::network::Network;
 use traflow_trainer::pairs::{self, Recipe};
 use traflow_trainer::plan::Sizes;
-use traflow_trainer::run::{Intervals, Progress, Run};
+use traflow_trainer::run::{Intervals, Progress, Run, Trained};
 use traflow_trainer::sample::{Sampler, sample};
 use traflow_trainer::solver::{Solver, gaussian};
 use traflow_trainer::teacher::{self, TeacherConfig};
@@ -72,7 +71,7 @@ struct TrainingArgs {
     /// Print the configuration as resolved, sizes and schedule, and train nothing.
     #[arg(long)]
     dry_run: bool,
-    /// Checkpoint to write.
+    /// Checkpoint to write; with `second_ema` also one called NAME.second.safetensors.
     #[arg(short, long, required_unless_present = "dry_run")]
     output: Option<PathBuf>,
     /// Folder of logs, samples and states [default: runs/NAME-OF-CONFIG].
@@ -103,6 +102,9 @@ struct TeacherArgs {
     /// Pictures (IDX, plain or gzipped; or a .bin of CIFAR-10).
     #[arg(long)]
     images: PathBuf,
+    /// Classes of the pictures (IDX, or the same .bin of CIFAR-10), for a network that has classes.
+    #[arg(long)]
+    labels: Option<PathBuf>,
     /// Licence of the pictures, kept in the checkpoint.
     #[arg(long, default_value = "unknown")]
     licence: String,
@@ -111,7 +113,7 @@ struct TeacherArgs {
 /// Takes a teacher from elsewhere: EDM, score_sde, RectifiedFlow, SlimFlow or guided-diffusion.
 #[derive(Args)]
 struct ImportArgs {
-    /// Weights (safetensors).
+    /// Weights (safetensors, or what torch.save wrote: .pt, .pth).
     weights: PathBuf,
     /// Checkpoint to write.
     #[arg(short, long, required_unless_present = "check")]
@@ -362,15 +364,17 @@ fn train_teacher(args: &TeacherArgs) -> Result<()> {
         return Ok(());
     }
     let images = data::read_images(&args.images)?;
+    let labels = args.labels.as_ref().map(|path| data::read_labels(path)).transpose()?;
     let run = args.training.open(&config, config.intervals.clone())?;
     let bar = Bar::new(config.steps);
-    let network = teacher::train(&config, &images, &run, &device, &mut |p| bar.training(p))?;
+    let trained =
+        teacher::train(&config, &images, labels.as_deref(), &run, &device, &mut |p| bar.training(p))?;
     let provenance = [
         ("images", json!(args.images.display().to_string())),
         ("licence", json!(args.licence)),
         ("config", serde_json::to_value(&config)?),
     ];
-    args.training.write(&network, config.network, Role::Teacher, provenance)
+    args.training.write(&trained, config.network, Role::Teacher, provenance)
 }
 
 fn import_teacher(args: &ImportArgs) -> Result<()> {
@@ -396,7 +400,7 @@ fn import_teacher(args: &ImportArgs) -> Result<()> {
     println!("network {}", serde_json::to_string(&unet)?);
     let provenance = [
         ("imported", json!(args.weights.display().to_string())),
-        ("digest", json!(digest(&read_bytes(&args.weights)?))),
+        ("digest", json!(data::digest(&read_bytes(&args.weights)?))),
         ("names", json!(family)),
         ("preconditioning", serde_json::to_value(preconditioning)?),
         ("licence", json!(args.licence)),
@@ -469,7 +473,7 @@ fn train_student(args: &DistillArgs) -> Result<()> {
     let run = args.training.open(&config, config.intervals.clone())?;
     let bar = Bar::new(config.steps());
     let lessons = Lessons { teacher: &teacher, pairs: &pairs, images: images.as_ref() };
-    let network = distill::train(&config, &lessons, &run, &device, &mut |p| bar.training(p))?;
+    let trained = distill::train(&config, &lessons, &run, &device, &mut |p| bar.training(p))?;
     let provenance = [
         ("teacher", json!(digest)),
         ("pairs_of", json!(pairs.teacher)),
@@ -477,7 +481,7 @@ fn train_student(args: &DistillArgs) -> Result<()> {
         ("licence", teacher.provenance.get("licence").cloned().unwrap_or_default()),
         ("config", serde_json::to_value(&config)?),
     ];
-    args.training.write(&network, config.student(&teacher.unet), Role::Student, provenance)
+    args.training.write(&trained, config.student(&teacher.unet), Role::Student, provenance)
 }
 
 fn make_samples(args: &SampleArgs) -> Result<()> {
@@ -598,16 +602,11 @@ fn describe(sampler: &Sampler) -> String {
 /// A checkpoint and the SHA-256 of its file.
 fn read_checkpoint(path: &Path) -> Result<(Checkpoint, String)> {
     let bytes = read_bytes(path)?;
-    Ok((Checkpoint::from_bytes(&path.display().to_string(), &bytes)?, digest(&bytes)))
+    Ok((Checkpoint::from_bytes(&path.display().to_string(), &bytes)?, data::digest(&bytes)))
 }
 
 fn read_bytes(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("reading {}", path.display()))
-}
-
-/// The SHA-256 in hexadecimal digits.
-fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl TrainingArgs {
@@ -633,18 +632,24 @@ impl TrainingArgs {
 
     fn write<const N: usize>(
         &self,
-        network: &Network,
+        trained: &Trained,
         unet: Unet,
         role: Role,
         provenance: [(&str, Value); N],
     ) -> Result<()> {
         let mut provenance = Map::from_iter(provenance.map(|(key, value)| (key.to_owned(), value)));
         provenance.insert("command".into(), json!(command_line()));
-        let checkpoint = Checkpoint { unet, role, provenance, tensors: network.tensors()? };
         let output = self.output.as_ref().context("no --output")?;
-        checkpoint.write(output, if self.fp16 { Precision::F16 } else { Precision::F32 })?;
-        println!("{}", output.display());
-        Ok(())
+        let second = output.with_extension("second.safetensors");
+        let mut checkpoint = Checkpoint { unet, role, provenance, tensors: Tensors::new() };
+        let mut write = |path: &Path, network: &Network| -> Result<()> {
+            checkpoint.tensors = network.tensors()?;
+            checkpoint.write(path, if self.fp16 { Precision::F16 } else { Precision::F32 })?;
+            println!("{}", path.display());
+            Ok(())
+        };
+        write(output, &trained.average)?;
+        trained.second.as_ref().map_or(Ok(()), |network| write(&second, network))
     }
 }
 

@@ -1,4 +1,4 @@
-//! AdamW with warm-up, a norm that clips the whole gradient, and a moving average of the weights.
+//! AdamW with warm-up, a norm that clips the whole gradient, and moving averages of the weights.
 
 use anyhow::{Context, Result, ensure};
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer};
@@ -29,6 +29,9 @@ pub struct OptimiserConfig {
     /// Factor of the moving average; the first n steps use (1 + n) / (10 + n) where that is smaller.
     #[serde(default = "ema")]
     pub ema: f64,
+    /// Factor of a second moving average, which is kept beside the first. Targets with "ema" take the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_ema: Option<f64>,
 }
 
 fn weight_decay() -> f32 {
@@ -64,6 +67,8 @@ pub struct Optimiser {
     pub network: Network,
     /// Their moving average: what is judged and kept.
     pub average: Network,
+    /// A second one, by `second_ema`.
+    pub second: Option<Network>,
     /// Number of the step that comes next.
     pub step: usize,
 }
@@ -77,17 +82,25 @@ pub struct Update {
     pub learning_rate: f64,
 }
 
+/// Norm of the gradient of all parameters together.
+pub fn norm(gradients: &[Option<Tensor<4>>]) -> f32 {
+    let squares = gradients.iter().flatten().map(|g| g.clone().square().sum());
+    squares.reduce(|a, b| a + b).map_or(0.0, |sum| sum.into_scalar::<f32>()).sqrt()
+}
+
 impl Optimiser {
     /// Starts a training of `steps` steps from a network without autodiff.
     pub fn new(config: OptimiserConfig, steps: usize, start: Network) -> Self {
         // PyTorch's epsilon; Burn's own is 1e-5.
         let adamw = AdamWConfig::new().with_epsilon(1e-8).with_weight_decay(config.weight_decay).build();
+        let second = config.second_ema.is_some();
         Self {
             config,
             steps,
             adamw,
             moments: vec![None; start.parameters.len()],
             network: start.clone(),
+            second: second.then(|| start.clone()),
             average: start,
             step: 0,
         }
@@ -112,8 +125,7 @@ impl Optimiser {
     /// it. A gradient that is not finite moves nothing: one bad batch does not end a long training.
     pub fn update(&mut self, gradients: Vec<Option<Tensor<4>>>) -> Update {
         let learning_rate = self.learning_rate();
-        let squares = gradients.iter().flatten().map(|g| g.clone().square().sum());
-        let gradient_norm = squares.reduce(|a, b| a + b).map_or(0.0, |sum| sum.into_scalar::<f32>()).sqrt();
+        let gradient_norm = norm(&gradients);
         self.step += 1;
         if !gradient_norm.is_finite() {
             return Update { gradient_norm, learning_rate };
@@ -133,14 +145,22 @@ impl Optimiser {
             }
             _ => parameter.value.clone(),
         });
+        self.average = self.averaged(&self.average, self.config.ema);
+        if let (Some(second), Some(factor)) = (&self.second, self.config.second_ema) {
+            self.second = Some(self.averaged(second, factor));
+        }
+        Update { gradient_norm, learning_rate }
+    }
+
+    /// A moving average after this step.
+    fn averaged(&self, average: &Network, factor: f64) -> Network {
         let n = self.step as f64;
-        let keep = self.config.ema.min((1.0 + n) / (10.0 + n)) as f32;
+        let keep = factor.min((1.0 + n) / (10.0 + n)) as f32;
         let mut current = self.network.parameters.iter();
-        self.average = self.average.map(|average| match current.next() {
+        average.map(|average| match current.next() {
             Some(parameter) => average.value.clone() * keep + parameter.value.clone() * (1.0 - keep),
             None => average.value.clone(),
-        });
-        Update { gradient_norm, learning_rate }
+        })
     }
 
     /// Everything that a resumed training needs besides the number of the step.
@@ -164,6 +184,9 @@ impl Optimiser {
                 put("moment-2", &parameter.name, &state.momentum.moment_2)?;
             }
         }
+        for parameter in self.second.iter().flat_map(|second| &second.parameters) {
+            put("second", &parameter.name, &parameter.value)?;
+        }
         Ok(tensors)
     }
 
@@ -184,6 +207,10 @@ impl Optimiser {
         };
         let mut values = read(&self.average, "parameter")?.into_iter();
         let mut averages = read(&self.average, "average")?.into_iter();
+        if let Some(second) = &self.second {
+            let mut seconds = read(second, "second")?.into_iter();
+            self.second = Some(second.map(|p| seconds.next().unwrap_or_else(|| p.value.clone())));
+        }
         for (parameter, moments) in self.average.parameters.iter().zip(&mut self.moments) {
             let (name, dimensions) = (&parameter.name, parameter.value.dims());
             if tensors.contains_key(&format!("moment-1/{name}")) {

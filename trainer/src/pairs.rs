@@ -109,8 +109,8 @@ pub fn generate(
 /// Names the shard that is missing, damaged, out of order or of another recipe.
 pub fn read(folder: &Path, shape: Shape) -> Result<Pairs> {
     let first = path(folder, 0);
-    let (texts, _) =
-        checkpoint::read_tensors(&first).with_context(|| format!("pairs {}", folder.display()))?;
+    let file = checkpoint::read_tensors(&first).with_context(|| format!("pairs {}", folder.display()))?;
+    let texts = &file.0;
     let text = |key: &str| {
         texts.get(key).cloned().with_context(|| format!("{}: no {key} in its metadata", first.display()))
     };
@@ -123,8 +123,8 @@ pub fn read(folder: &Path, shape: Shape) -> Result<Pairs> {
             .with_context(|| format!("{}: first_seed {first_seed:?}", first.display()))?,
         shape,
     };
-    let mut images = Vec::new();
-    for shard in 0.. {
+    let mut images = images_of(&first, file, &recipe, 0)?;
+    for shard in 1.. {
         let path = path(folder, shard);
         if !path.exists() {
             break;
@@ -172,7 +172,16 @@ fn marks(images: &[f32], seeds: &[u64], shape: Shape) -> Vec<f32> {
 }
 
 fn read_shard(path: &Path, recipe: &Recipe, shard: usize) -> Result<Vec<f32>> {
-    let (texts, mut tensors) = checkpoint::read_tensors(path)?;
+    images_of(path, checkpoint::read_tensors(path)?, recipe, shard)
+}
+
+/// The pictures of a shard that was read, checked against recipe and marks.
+fn images_of(
+    path: &Path,
+    (texts, mut tensors): (Texts, Tensors),
+    recipe: &Recipe,
+    shard: usize,
+) -> Result<Vec<f32>> {
     let at = || path.display();
     for (key, expected) in recipe.texts(shard) {
         let found = texts.get(&key).map_or("nothing", String::as_str);

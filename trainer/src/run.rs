@@ -1,6 +1,7 @@
 //! The loop that every training shares, and the folder that it keeps.
 //!
-//! A run folder has `config.toml` (as resolved), `log.jsonl` (a line a step: losses, gradient norm, learning rate),
+//! A run folder has `config.toml` (as resolved), `log.jsonl` (a line a step: each loss and the norm of its
+//! gradient, the norm of the whole gradient before it was clipped, the learning rate),
 //! `samples-N.png`, where a student starts from a teacher `initial.txt` (which weights are the teacher's), and
 //! `state.safetensors`, from which a run that was interrupted goes on.
 
@@ -18,7 +19,7 @@ use traflow_graph::file;
 use crate::device;
 use crate::flow::Dice;
 use crate::network::Network;
-use crate::optimiser::{Optimiser, OptimiserConfig};
+use crate::optimiser::{self, Optimiser, OptimiserConfig, Update};
 
 /// After so many steps in a row without a finite gradient a training ends.
 const PATIENCE: usize = 20;
@@ -80,50 +81,119 @@ pub struct Term {
     pub loss: Tensor<1>,
 }
 
-/// What a batch, or a part of it, says to the weights.
+/// What a batch, or a part of it, says to the weights by one loss.
 struct Signal {
-    /// The losses by name.
-    terms: Vec<(&'static str, f32)>,
-    /// Of the weighted sum of the losses; an element a parameter.
+    name: &'static str,
+    weight: f32,
+    loss: f32,
+    /// Of the loss without its weight; an element a parameter, none where the loss does not depend on it.
     gradients: Vec<Option<Tensor<4>>>,
 }
 
 impl Signal {
-    /// Computes the losses of some pictures and their gradient.
-    fn new(
+    /// Computes the losses of some pictures and their gradients. Each loss goes back by itself, since losses share nothing
+    /// but the parameters.
+    fn all(
         optimiser: &Optimiser,
         dice: &Dice,
         losses: &impl Fn(&Network, &Optimiser, &Dice) -> Vec<Term>,
-    ) -> Result<Self> {
+    ) -> Vec<Self> {
         // Parts have parameters of their own: Burn goes back through graphs that share a tensor one after another.
         let network = optimiser.network.tracked();
-        let terms = losses(&network, optimiser, dice);
-        let values = terms.iter().map(|term| (term.name, term.loss.clone().inner().into_scalar::<f32>()));
-        let values = values.collect();
-        let total = terms.into_iter().map(|term| term.loss * term.weight).reduce(|a, b| a + b);
-        let gradients = network.gradients(&total.context("a step without losses")?.backward());
-        Ok(Self { terms: values, gradients })
+        let signal = |Term { name, weight, loss }: Term| Signal {
+            name,
+            weight,
+            loss: loss.clone().inner().into_scalar::<f32>(),
+            gradients: network.gradients(&loss.backward()),
+        };
+        losses(&network, optimiser, dice).into_iter().map(signal).collect()
     }
 
     /// The mean over equal parts.
-    fn mean(parts: Vec<Self>) -> Result<Self> {
+    fn mean(parts: Vec<Vec<Self>>) -> Vec<Self> {
         let share = 1.0 / parts.len() as f32;
-        let sum = parts.into_iter().reduce(|mut sum, part| {
-            sum.terms.iter_mut().zip(part.terms).for_each(|(sum, part)| sum.1 += part.1);
-            for (sum, part) in sum.gradients.iter_mut().zip(part.gradients) {
-                *sum = match (sum.take(), part) {
-                    (Some(a), Some(b)) => Some(a + b),
-                    (a, b) => a.or(b),
-                };
+        let sum = parts.into_iter().reduce(|mut sums, part| {
+            for (sum, part) in sums.iter_mut().zip(part) {
+                sum.loss += part.loss;
+                add(&mut sum.gradients, part.gradients);
             }
-            sum
+            sums
         });
-        let Self { terms, gradients } = sum.context("a step without pictures")?;
-        Ok(Self {
-            terms: terms.into_iter().map(|(name, sum)| (name, sum * share)).collect(),
-            gradients: gradients.into_iter().map(|sum| sum.map(|sum| sum * share)).collect(),
-        })
+        let mut signals = sum.unwrap_or_default();
+        for signal in &mut signals {
+            signal.loss *= share;
+            scale(&mut signal.gradients, share);
+        }
+        signals
     }
+
+    /// The gradient of the weighted sum.
+    fn total(signals: Vec<Self>) -> Result<Vec<Option<Tensor<4>>>> {
+        let weighted = signals.into_iter().map(|mut signal| {
+            scale(&mut signal.gradients, signal.weight);
+            signal.gradients
+        });
+        let total = weighted.reduce(|mut total, gradients| {
+            add(&mut total, gradients);
+            total
+        });
+        total.context("a step without losses")
+    }
+}
+
+fn add(sums: &mut [Option<Tensor<4>>], gradients: Vec<Option<Tensor<4>>>) {
+    for (sum, gradient) in sums.iter_mut().zip(gradients) {
+        *sum = match (sum.take(), gradient) {
+            (Some(a), Some(b)) => Some(a + b),
+            (a, b) => a.or(b),
+        };
+    }
+}
+
+fn scale(gradients: &mut [Option<Tensor<4>>], factor: f32) {
+    if factor != 1.0 {
+        gradients.iter_mut().for_each(|gradient| *gradient = gradient.take().map(|g| g * factor));
+    }
+}
+
+/// What a step says of one of its losses.
+pub struct Heard {
+    /// Name in the log.
+    pub name: &'static str,
+    /// Mean over pixels and pictures.
+    pub loss: f32,
+    /// Norm of the gradient of the loss, without its weight.
+    pub gradient_norm: f32,
+}
+
+/// Moves the weights once, by the losses of a batch that is computed in equal parts.
+///
+/// # Errors
+/// Where there are no losses.
+pub fn step(
+    optimiser: &mut Optimiser,
+    dice: &Dice,
+    parts: usize,
+    losses: &(impl Fn(&Network, &Optimiser, &Dice) -> Vec<Term> + Sync),
+) -> Result<(Vec<Heard>, Update)> {
+    let (device, of_step) = (optimiser.network.device(), &*optimiser);
+    let signals = device::for_each(&device, dice.parts(parts), |part| Signal::all(of_step, &part, losses));
+    let signals = Signal::mean(signals);
+    let heard = |signal: &Signal| Heard {
+        name: signal.name,
+        loss: signal.loss,
+        gradient_norm: optimiser::norm(&signal.gradients),
+    };
+    let heard = signals.iter().map(heard).collect();
+    Ok((heard, optimiser.update(Signal::total(signals)?)))
+}
+
+/// What a training leaves.
+pub struct Trained {
+    /// The moving average of the weights.
+    pub average: Network,
+    /// The second one, where the configuration has `second_ema`.
+    pub second: Option<Network>,
 }
 
 /// What a step of a training shows.
@@ -176,7 +246,7 @@ impl Run {
         file::write(&path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Trains from `start` and returns the moving average of the weights. `losses` is handed the network that is trained,
+    /// Trains from `start` and returns the moving averages of the weights. `losses` is handed the network that is trained,
     /// tracked by autodiff, the optimiser with the same weights and their average, and the numbers of some pictures.
     ///
     /// # Errors
@@ -188,14 +258,13 @@ impl Run {
         losses: impl Fn(&Network, &Optimiser, &Dice) -> Vec<Term> + Sync,
         mut sample: impl FnMut(&Network, &Path) -> Result<()>,
         progress: &mut dyn FnMut(&Progress),
-    ) -> Result<Network> {
+    ) -> Result<Trained> {
         let &Training { seed, steps, batch, parts, optimiser } = training;
         ensure!(batch > 0, "batch is 0");
         ensure!(
             parts > 0 && batch.is_multiple_of(parts),
             "a batch of {batch} pictures has no {parts} equal parts"
         );
-        let device = start.device();
         let mut optimiser = Optimiser::new(optimiser.clone(), steps, start);
         let state = self.folder.join("state.safetensors");
         if self.resume && state.exists() {
@@ -205,13 +274,13 @@ impl Run {
         let mut failures = 0;
         while optimiser.step < steps {
             let dice = Dice::new(seed, optimiser.step, batch);
-            let signals =
-                device::for_each(&device, dice.parts(parts), |part| Signal::new(&optimiser, &part, &losses));
-            let Signal { terms, gradients } = Signal::mean(signals.into_iter().collect::<Result<_>>()?)?;
-            let update = optimiser.update(gradients);
+            let (heard, update) = step(&mut optimiser, &dice, parts, &losses)?;
             failures = if update.gradient_norm.is_finite() { 0 } else { failures + 1 };
             let mut line = Map::from_iter([("step".to_owned(), json!(optimiser.step))]);
-            line.extend(terms.iter().map(|(name, value)| ((*name).to_owned(), json!(value))));
+            for Heard { name, loss, gradient_norm } in &heard {
+                line.insert((*name).to_owned(), json!(loss));
+                line.insert(format!("{name}_gradient_norm"), json!(gradient_norm));
+            }
             line.insert("gradient_norm".to_owned(), json!(update.gradient_norm));
             line.insert("learning_rate".to_owned(), json!(update.learning_rate));
             writeln!(log, "{}", Value::Object(line)).context("writing log.jsonl")?;
@@ -233,9 +302,10 @@ impl Run {
                 ]);
                 checkpoint::write_tensors(&state, &texts, &optimiser.state()?, Precision::F32)?;
             }
+            let terms = heard.iter().map(|heard| (heard.name, heard.loss)).collect();
             progress(&Progress { step: optimiser.step, steps, terms });
         }
-        Ok(optimiser.average)
+        Ok(Trained { average: optimiser.average, second: optimiser.second })
     }
 
     fn restore(&self, optimiser: &mut Optimiser, path: &Path) -> Result<()> {

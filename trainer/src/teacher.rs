@@ -14,7 +14,7 @@ use crate::initial;
 use crate::network::{Dropout, Network, Times};
 use crate::optimiser::{Optimiser, OptimiserConfig};
 use crate::picture;
-use crate::run::{self, Intervals, Progress, Run, Term, Training};
+use crate::run::{self, Intervals, Progress, Run, Term, Trained, Training};
 use crate::sample::{Sampler, sample};
 use crate::solver::Solver;
 
@@ -49,21 +49,36 @@ pub struct TeacherConfig {
     pub intervals: Intervals,
 }
 
-/// Trains a teacher on pictures and returns the moving average of its weights.
+/// Trains a teacher on pictures, and their classes where the network has classes, and returns the moving averages of its weights.
 ///
 /// # Errors
 /// Where configuration and pictures do not fit together, or the run folder cannot be written.
 pub fn train(
     config: &TeacherConfig,
     images: &Images,
+    labels: Option<&[u8]>,
     run: &Run,
     device: &Device,
     progress: &mut dyn FnMut(&Progress),
-) -> Result<Network> {
+) -> Result<Trained> {
     let shape = config.network.image();
     ensure!(images.shape() == shape, "the pictures are {}, the network's {shape}", images.shape());
     ensure!((0.0..1.0).contains(&config.dropout), "dropout is a part of 1");
-    ensure!(config.network.labels == 0, "pictures are read without classes: leave out labels");
+    let classes = config.network.labels;
+    ensure!(
+        labels.is_some() || classes == 0,
+        "the network has {classes} classes: name those of the pictures"
+    );
+    if let Some(labels) = labels {
+        let (pictures, count) = (images.len(), labels.len());
+        ensure!(count == pictures, "there are {count} labels for {pictures} pictures");
+        let beyond = labels.iter().find(|&&label| u16::from(label) >= classes);
+        ensure!(
+            beyond.is_none(),
+            "there is a label {}, the network has {classes} classes",
+            beyond.unwrap_or(&0)
+        );
+    }
     ensure!(
         config.network.s_conditioning == SConditioning::None,
         "a teacher has no target time: leave out s_conditioning"
@@ -71,9 +86,14 @@ pub fn train(
     let start = initial::random(config.network.graph()?, config.seed, device);
     let autodiff = device.clone().autodiff();
     let losses = |network: &Network, _: &Optimiser, dice: &Dice| {
-        let x0 = batch(images, &dice.pictures(images.len()), &autodiff);
+        let indices = dice.pictures(images.len());
+        let x0 = batch(images, &indices, &autodiff);
         let x0 = if config.flips { dice.flip(x0) } else { x0 };
         let dropout = Dropout { rate: config.dropout, seed: config.seed, first: dice.first };
+        let network = match labels {
+            Some(labels) => network.with_classes(one_hot(indices.iter().map(|&i| labels[i]), classes)),
+            None => network.clone(),
+        };
         let loss = rectified_flow(&network.with_dropout(dropout), x0, dice, config.time);
         vec![Term { name: "velocity", weight: 1.0, loss }]
     };
@@ -97,6 +117,12 @@ fn rectified_flow(network: &Network, x0: Tensor<4>, dice: &Dice, law: TimeLaw) -
     let x_t = flow::interpolate(x0.clone(), x1.clone(), t.clone());
     let v = network.forward(x_t, &Times { t: t.clone(), s: t });
     (v - (x1 - x0)).square().mean()
+}
+
+/// A row for each label, with a one at its place.
+fn one_hot(labels: impl Iterator<Item = u8>, classes: u16) -> Vec<f32> {
+    let row = |label: u8| (0..classes).map(move |class| f32::from(u8::from(class == u16::from(label))));
+    labels.flat_map(row).collect()
 }
 
 /// Some pictures of a data set, `[n, c, h, w]` in [-1, 1].

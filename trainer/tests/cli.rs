@@ -272,6 +272,11 @@ fn a_network_from_elsewhere_is_taken_and_compared() {
     assert!(line.ends_with("neither tensor \"t\" nor \"sigma\" is there"), "{line}");
     let line = error(at, &format!("import {io} -o x.safetensors --preconditioning edm"));
     assert!(line.contains("named as in none of EDM, score_sde and guided-diffusion"), "{line}");
+    let mut torch = fs::read(golden("skip").replace("safetensors", "pt")).unwrap();
+    torch.truncate(torch.len() / 2);
+    fs::write(at.join("cut.pt"), torch).unwrap();
+    let line = error(at, "import cut.pt -o x.safetensors --preconditioning edm");
+    assert!(line.contains("cut.pt: "), "{line}");
     let line = error(at, "import missing.safetensors -o x.safetensors");
     assert!(line.contains("missing.safetensors: No such file"), "{line}");
     assert!(!at.join("x.safetensors").exists());

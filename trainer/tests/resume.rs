@@ -10,9 +10,11 @@ use traflow_graph::op::Shape;
 use traflow_graph::unet::{Architecture, SConditioning, Unet};
 use traflow_trainer::data::Images;
 use traflow_trainer::distill::{self, DistillConfig, Lessons};
+use traflow_trainer::flow;
 use traflow_trainer::initial;
+use traflow_trainer::network::Network;
 use traflow_trainer::pairs::{self, Pairs, Recipe};
-use traflow_trainer::run::{Progress, Run};
+use traflow_trainer::run::{Progress, Run, Trained};
 use traflow_trainer::sample::Sampler;
 use traflow_trainer::solver::Solver;
 use traflow_trainer::teacher::{self, TeacherConfig};
@@ -42,8 +44,8 @@ fn in_folder(
     config: &impl serde::Serialize,
     intervals: &traflow_trainer::run::Intervals,
     panic_at: Option<usize>,
-    mut train: impl FnMut(&Run, &mut dyn FnMut(&Progress)) -> anyhow::Result<traflow_trainer::network::Network>,
-) -> Option<Tensors> {
+    mut train: impl FnMut(&Run, &mut dyn FnMut(&Progress)) -> anyhow::Result<Trained>,
+) -> Option<[Option<Tensors>; 2]> {
     let run = Run::open(folder, config, intervals.clone(), true).unwrap();
     let mut interrupted = false;
     let mut progress = |progress: &Progress| {
@@ -54,7 +56,9 @@ fn in_folder(
     };
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| train(&run, &mut progress)));
     assert_eq!(result.is_err(), interrupted);
-    result.ok().map(|network| network.unwrap().tensors().unwrap())
+    let tensors = |network: Network| network.tensors().unwrap();
+    let trained = result.ok()?.unwrap();
+    Some([Some(tensors(trained.average)), trained.second.map(tensors)])
 }
 
 fn lines(folder: &Path) -> Vec<String> {
@@ -66,7 +70,7 @@ fn lines(folder: &Path) -> Vec<String> {
 fn resumed_is_whole(
     config: &impl serde::Serialize,
     intervals: &traflow_trainer::run::Intervals,
-    mut train: impl FnMut(&Run, &mut dyn FnMut(&Progress)) -> anyhow::Result<traflow_trainer::network::Network>,
+    mut train: impl FnMut(&Run, &mut dyn FnMut(&Progress)) -> anyhow::Result<Trained>,
 ) {
     let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let expected = in_folder(whole.path(), config, intervals, None, &mut train).unwrap();
@@ -74,7 +78,18 @@ fn resumed_is_whole(
     let found = in_folder(cut.path(), config, intervals, None, &mut train).unwrap();
     assert!(expected == found, "the weights differ");
     assert_eq!(lines(whole.path()), lines(cut.path()));
-    assert_eq!(lines(whole.path()).len(), 8);
+    let log = lines(whole.path());
+    assert_eq!(log.len(), 8);
+    // The weights of the losses are 1: the whole gradient is the sum of theirs.
+    let line: Map<String, serde_json::Value> = serde_json::from_str(&log[7]).unwrap();
+    let of_losses = line.iter().filter(|(key, _)| key.ends_with("_gradient_norm"));
+    let norms: Vec<f64> = of_losses.map(|(_, norm)| norm.as_f64().unwrap()).collect();
+    let (sum, largest) = (norms.iter().sum::<f64>(), norms.iter().fold(0.0f64, |a, b| a.max(*b)));
+    let norm = line["gradient_norm"].as_f64().unwrap();
+    assert!(
+        norm > 0.0 && norm <= 1.001 * sum && norm >= 0.999 * (2.0 * largest - sum),
+        "{norm} of {norms:?}"
+    );
     assert!(whole.path().join("samples-000008.png").exists());
 }
 
@@ -88,7 +103,7 @@ fn a_resumed_teacher_is_the_teacher() {
     .unwrap();
     let (images, device) = (images(), Device::flex());
     resumed_is_whole(&config, &config.intervals, |run, progress| {
-        teacher::train(&config, &images, run, &device, progress)
+        teacher::train(&config, &images, None, run, &device, progress)
     });
 }
 
@@ -113,9 +128,10 @@ fn teacher_and_pairs() -> (Checkpoint, Pairs) {
 #[test]
 fn a_resumed_student_is_the_student() {
     let config: DistillConfig = toml::from_str(
-        "seed = 4\nbatch = 3\n[optimiser]\nlearning_rate = 1e-3\n[intervals]\nstate_steps = 2\nsample_steps = 0\n\
+        "seed = 4\nbatch = 3\n[optimiser]\nlearning_rate = 1e-3\nsecond_ema = 0.5\n\
+         [intervals]\nstate_steps = 2\nsample_steps = 0\n\
          [[stage]]\nsteps = 3\nconsistency = 1.0\nmidpoint = \"teacher\"\n\
-         [[stage]]\nsteps = 5\noutput = 1.0\nvelocity = 1.0\nanchored = 1.0\nconsistency = 1.0",
+         [[stage]]\nsteps = 5\noutput = 1.0\nvelocity = 1.0\nanchored = 1.0\nconsistency = { target = \"ema\" }",
     )
     .unwrap();
     let (teacher, pairs) = teacher_and_pairs();
@@ -128,7 +144,6 @@ fn a_resumed_student_is_the_student() {
 
 #[test]
 fn an_untrained_student_is_its_teacher_where_s_is_t() {
-    use traflow_trainer::flow;
     let (teacher, _) = teacher_and_pairs();
     let device = Device::flex();
     let student = Unet { s_conditioning: SConditioning::TiedMean, ..unet() };
@@ -149,7 +164,7 @@ fn a_run_is_not_overwritten_by_mistake() {
     ))
     .unwrap();
     let run = Run::open(folder.path(), &config, config.intervals.clone(), false).unwrap();
-    teacher::train(&config, &images, &run, &Device::flex(), &mut |_| ()).unwrap();
+    teacher::train(&config, &images, None, &run, &Device::flex(), &mut |_| ()).unwrap();
     let Err(again) = Run::open(folder.path(), &config, config.intervals.clone(), false) else {
         panic!("a run was overwritten")
     };
@@ -159,4 +174,35 @@ fn a_run_is_not_overwritten_by_mistake() {
         panic!("another run was resumed")
     };
     assert!(other.to_string().ends_with("another configuration"), "{other}");
+}
+
+/// A teacher of two classes, dark pictures and bright ones, makes what it is asked for.
+#[test]
+fn a_teacher_learns_classes() {
+    let config: TeacherConfig = toml::from_str(&format!(
+        "seed = 3\nsteps = 60\nbatch = 16\n[network]\n{}\n[optimiser]\nlearning_rate = 1e-2\nema = 0.9\n\
+         [intervals]\nsample_steps = 0",
+        toml::to_string(&Unet { labels: 2, ..unet() }).unwrap()
+    ))
+    .unwrap();
+    let labels: Vec<u8> = (0..40).map(|i| i % 2).collect();
+    let pixels = labels.iter().flat_map(|label| [label * 255; 64]).collect();
+    let images = Images { pixels, ..images() };
+    let (device, folder) = (Device::flex(), tempfile::tempdir().unwrap());
+    let train = |labels: Option<&[u8]>, name: &str| {
+        let run = Run::open(&folder.path().join(name), &config, config.intervals.clone(), false).unwrap();
+        teacher::train(&config, &images, labels, &run, &device, &mut |_| ())
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(train(None, "a").err().unwrap(), "the network has 2 classes: name those of the pictures");
+    assert_eq!(train(Some(&labels[1..]), "b").err().unwrap(), "there are 39 labels for 40 pictures");
+    assert_eq!(train(Some(&[2; 40]), "c").err().unwrap(), "there is a label 2, the network has 2 classes");
+    let network = train(Some(&labels), "d").unwrap().average;
+    let mean = |classes: Vec<f32>| {
+        let noise = flow::seeded_noise(&[1], SHAPE, &device);
+        let (picture, _) = Sampler::Ode(Solver::Euler, 8).run(&network.with_classes(classes), noise);
+        picture.mean().into_scalar::<f32>()
+    };
+    let (dark, bright) = (mean(vec![1.0, 0.0]), mean(vec![0.0, 1.0]));
+    assert!(dark < -0.5 && bright > 0.5, "{dark} and {bright}");
 }

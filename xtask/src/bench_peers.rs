@@ -2,9 +2,8 @@
 //! one picture. Everybody's picture is compared with ours before anything is timed, and then they take turns.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,8 +12,8 @@ use traflow_graph::checkpoint::{Checkpoint, Precision, Role};
 use traflow_graph::noise::Noise;
 use traflow_graph::unet::{SConditioning, Unet};
 
-use crate::page;
-use crate::{Programs, cargo, root};
+use crate::peer::{self, Peer, Times};
+use crate::{Programs, cargo, page, root};
 
 /// How the command is called.
 #[derive(clap::Args)]
@@ -91,7 +90,6 @@ const CONTESTANTS: [Contestant; 12] = {
     use Program::{Burn, Python, Rust};
     const OURS: (&str, &str) = ("Cargo.lock", "traflow-runtime");
     const LOCK: &str = "benches/peers/Cargo.lock";
-    const PINS: &str = "benches/peers/requirements.txt";
     [
         Contestant {
             kind: "traflow",
@@ -134,6 +132,10 @@ const CONTESTANTS: [Contestant; 12] = {
         },
     ]
 };
+
+/// Python's packages, and their environment in the folder of benchmarks.
+const PINS: &str = "benches/peers/requirements.txt";
+const VENV: &str = "venv";
 
 const CHECKPOINT: &str = "random.safetensors";
 const ONNX: &str = "model.onnx";
@@ -203,7 +205,7 @@ impl Bench {
             cargo(&["build", "--release", "--package", "traflow-trainer", "--example", "peer"])?;
         }
         if needs(Program::Python) {
-            bench.install()?;
+            peer::install(PINS, &bench.folder.join(VENV))?;
         }
         for preset in presets {
             bench.make(preset).with_context(|| format!("making the models of {preset}"))?;
@@ -217,25 +219,6 @@ impl Bench {
 
     fn rust(&self) -> PathBuf {
         self.folder.join("release/traflow-peers").with_extension(std::env::consts::EXE_EXTENSION)
-    }
-
-    fn python(&self) -> PathBuf {
-        self.folder.join(if cfg!(windows) { "venv/Scripts/python.exe" } else { "venv/bin/python" })
-    }
-
-    /// Python's packages, in an environment of their own.
-    fn install(&self) -> Result<()> {
-        let (wanted, installed) =
-            (root().join("benches/peers/requirements.txt"), self.folder.join("venv/installed"));
-        let text = fs::read(&wanted).with_context(|| format!("reading {}", wanted.display()))?;
-        if fs::read(&installed).is_ok_and(|found| found == text) {
-            return Ok(());
-        }
-        let venv = self.folder.join("venv");
-        call(Command::new("python3").args(["-m", "venv"]).arg(venv))?;
-        let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
-        call(Command::new(self.python()).args(install).arg(wanted))?;
-        fs::write(&installed, text).with_context(|| format!("writing {}", installed.display()))
     }
 
     /// The files of a network of random weights, unless they are newer than the program that makes them.
@@ -271,7 +254,9 @@ impl Bench {
             return;
         }
         let script = root().join("benches/peers/quantise.py");
-        if let Err(error) = call(Command::new(self.python()).arg(script).arg(from).arg(&to)) {
+        if let Err(error) =
+            peer::call(Command::new(peer::python(&self.folder.join(VENV))).arg(script).arg(from).arg(&to))
+        {
             eprintln!("{}: {error:#}", to.display());
         }
     }
@@ -337,7 +322,7 @@ impl Bench {
 }
 
 /// A student of a preset.
-fn network(preset: &str) -> Result<Unet> {
+pub(crate) fn network(preset: &str) -> Result<Unet> {
     let unet = Unet::preset(preset, None).with_context(|| format!("there is no preset {preset}"))?;
     Ok(Unet { s_conditioning: SConditioning::TiedMean, ..unet })
 }
@@ -346,32 +331,22 @@ fn modified(path: &Path) -> Option<SystemTime> {
     fs::metadata(path).and_then(|found| found.modified()).ok()
 }
 
-fn call(command: &mut Command) -> Result<()> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    let status = command.stdout(Stdio::null()).status().with_context(|| format!("calling {program}"))?;
-    ensure!(status.success(), "{program} failed ({status})");
-    Ok(())
-}
-
 /// A contestant that has loaded its model.
 struct Player {
     contestant: &'static Contestant,
-    child: Child,
-    requests: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    peer: Peer,
     picture: Vec<f32>,
     difference: f64,
     /// Runs of a turn.
     runs: usize,
-    /// Milliseconds.
-    times: Vec<f64>,
+    times: Times,
 }
 
 impl Player {
     fn start(bench: &Bench, contestant: &'static Contestant, folder: &Path, threads: usize) -> Result<Self> {
         let mut command = match contestant.program {
             Program::Rust => Command::new(bench.rust()),
-            Program::Python => Command::new(bench.python()),
+            Program::Python => Command::new(peer::python(&bench.folder.join(VENV))),
             Program::Burn => Command::new(bench.programs.folder.join("examples/peer")),
         };
         match contestant.program {
@@ -380,30 +355,9 @@ impl Player {
             Program::Burn => command.env("RAYON_NUM_THREADS", threads.to_string()),
         };
         let output = folder.join(format!("{}-{threads}.f32", contestant.name));
-        command
-            .arg(folder.join(contestant.model))
-            .arg(threads.to_string())
-            .arg(folder.join(NOISE))
-            .arg(&output);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let requests = child.stdin.take().context("no input")?;
-        let answers = BufReader::new(child.stdout.take().context("no output")?);
-        let (picture, difference) = (Vec::new(), 0.0);
-        let mut player =
-            Self { contestant, child, requests, answers, picture, difference, runs: 1, times: Vec::new() };
-        let ready = player.answer()?;
-        ensure!(ready == "ready", "it says {ready:?}");
-        player.picture = fs::read(&output)?.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
-        Ok(player)
-    }
-
-    fn answer(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line)?;
-        if line.is_empty() {
-            bail!("{} ended ({})", self.contestant.title, self.child.wait()?);
-        }
-        Ok(line.trim().to_owned())
+        command.arg(folder.join(contestant.model)).arg(threads.to_string()).arg(folder.join(NOISE));
+        let (peer, picture) = Peer::start(contestant.title, &mut command, &output)?;
+        Ok(Self { contestant, peer, picture, difference: 0.0, runs: 1, times: Times::default() })
     }
 
     /// Whether it computes what the reference is.
@@ -423,65 +377,34 @@ impl Player {
         Ok(())
     }
 
-    /// Times of so many runs, in milliseconds.
-    fn time(&mut self, runs: usize) -> Result<Vec<f64>> {
-        writeln!(self.requests, "{runs}").with_context(|| format!("asking {}", self.contestant.title))?;
-        let answer = self.answer()?;
-        let times = answer.split(' ').map(|time| Ok(time.parse::<f64>()? / 1e6));
-        times.collect::<Result<Vec<f64>>>().with_context(|| format!("{}: {answer}", self.contestant.title))
-    }
-
     /// Finds out how many runs are a turn.
     fn warm_up(&mut self) -> Result<()> {
-        let fastest = self.time(3)?.into_iter().fold(f64::INFINITY, f64::min);
+        let fastest = self.peer.time(3)?.into_iter().fold(f64::INFINITY, f64::min);
         self.runs = (TURN.as_secs_f64() * 1e3 / fastest).clamp(1.0, 1000.0) as usize;
-        self.time(self.runs)?;
+        self.peer.time(self.runs)?;
         Ok(())
     }
 
     /// One turn. Its first run finds the caches full of somebody else's numbers and is not counted.
     fn turn(&mut self) -> Result<()> {
         std::thread::sleep(PAUSE);
-        let times = self.time(self.runs + 1)?;
+        let times = self.peer.time(self.runs + 1)?;
         self.times.extend(&times[1..]);
         Ok(())
     }
 
     fn result(&mut self) -> Result<Value> {
-        self.times.sort_by(f64::total_cmp);
-        let at = |part: f64| self.times[((self.times.len() - 1) as f64 * part).round() as usize];
         let Contestant { name, title, version: (file, package), .. } = self.contestant;
         Ok(json!({
             "name": name,
             "title": title,
-            "version": version(file, package)?,
+            "version": peer::version(file, package)?,
             "numbers": self.contestant.numbers,
             "ours": self.contestant.kind == "traflow",
             "difference": self.difference,
             "runs": self.times.len(),
-            "median_ms": at(0.5),
-            "quartiles_ms": [at(0.25), at(0.75)],
+            "median_ms": self.times.at(0.5),
+            "quartiles_ms": [self.times.at(0.25), self.times.at(0.75)],
         }))
     }
-}
-
-impl Drop for Player {
-    fn drop(&mut self) {
-        // It ends by itself when its input does; one that hangs would not.
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
-}
-
-/// The version of a package by a lock file or by pinned requirements.
-fn version(file: &str, package: &str) -> Result<String> {
-    let text = fs::read_to_string(root().join(file)).with_context(|| format!("reading {file}"))?;
-    let mut lines = text.lines();
-    let found = if file.ends_with(".txt") {
-        lines.find_map(|line| line.strip_prefix(package)?.strip_prefix("=="))
-    } else {
-        lines.find(|line| *line == format!("name = \"{package}\""));
-        lines.next().and_then(|line| line.strip_prefix("version = \"")?.strip_suffix('"'))
-    };
-    Ok(found.with_context(|| format!("{file} has no {package}"))?.to_owned())
 }

@@ -9,8 +9,11 @@ use clap::{Parser, Subcommand};
 use serde_json::Value;
 
 mod ablation;
+mod bench_devices;
 mod bench_peers;
+mod bench_training;
 mod page;
+mod peer;
 mod quickstart;
 mod smoke;
 
@@ -29,6 +32,10 @@ enum Task {
     Smoke,
     /// Times the runtime and other runtimes on the same networks, and writes docs/benchmarks.md.
     BenchPeers(bench_peers::Arguments),
+    /// Counts instructions on virtual microcontrollers, and compares them with those of before.
+    BenchDevices(bench_devices::Arguments),
+    /// Times a step of a training beside PyTorch, and writes its part of docs/benchmarks.md.
+    BenchTraining(bench_training::Arguments),
     /// Distills students that differ in their losses alone, judges them, and writes docs/ablation.md.
     Ablation(ablation::Arguments),
 }
@@ -38,6 +45,8 @@ fn main() -> ExitCode {
         Task::Quickstart => quickstart::run(),
         Task::Smoke => smoke::run(),
         Task::BenchPeers(arguments) => bench_peers::run(&arguments),
+        Task::BenchDevices(arguments) => bench_devices::run(&arguments),
+        Task::BenchTraining(arguments) => bench_training::run(&arguments),
         Task::Ablation(arguments) => ablation::run(&arguments),
     };
     match result {

@@ -1,9 +1,11 @@
 //! Makes pictures with a model file, and measures how long that takes.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,7 +16,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use traflow_graph::model::Dtype;
 use traflow_runtime::kernels::Peak;
-use traflow_runtime::{Cpu, Engine, IntegerEngine, Isa, Model, Shape};
+use traflow_runtime::{Cpu, Engine, IntegerEngine, Isa, Mix, Model, Shape};
 
 /// Pixels between the pictures of a grid.
 const GAP: usize = 2;
@@ -37,6 +39,7 @@ Examples:
   traflow-run digits.traflow --count 64 --steps 4 -o grid.png
   traflow-run digits.traflow --count 64 -o grid.png --json
   traflow-run digits.traflow --seed 7 --digest
+  traflow-run digits.traflow --seed 7,8,9,10@64,192 -o between.png
   traflow-run digits.traflow --self-test
   traflow-run --verify seven.png --model digits.traflow
   traflow-run digits.traflow --bench --threads 2
@@ -54,9 +57,10 @@ struct Arguments {
     /// Model file, the same as the argument without a name
     #[arg(long = "model", value_name = "MODEL", conflicts_with = "model")]
     model_file: Option<PathBuf>,
-    /// Seed of the first picture; the others follow
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    /// Seed of the first picture; the others follow. Or A,B,C,D@X,Y, a point of a square that has seeds at its corners, row
+    /// by row: its distances from the left and from above, 0 to 256
+    #[arg(long, default_value_t = Source::Seed(0))]
+    seed: Source,
     /// Number of pictures
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     count: u32,
@@ -129,8 +133,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             let Request { seed, count, steps } = verify(&mut runner, image, &hex(&bytes))
                 .with_context(|| format!("{} is not of {}", image.display(), path.display()))?;
             let made = format!("made by {} from seed {seed}, count {count}, steps {steps}", path.display());
-            let result =
-                json!({ "image": image, "verified": true, "seed": seed, "count": count, "steps": steps });
+            let result = json!({ "image": image, "verified": true, "seed": seed.json(), "count": count, "steps": steps });
             (format!("{}: {made}", image.display()), result)
         }
         None => pictures(arguments, &mut runner, &hex(&bytes))?,
@@ -151,10 +154,73 @@ enum Runner<'m, 'a> {
     Integer(IntegerEngine<'m, 'a>),
 }
 
+/// What a picture starts from.
+#[derive(Clone, Copy)]
+enum Source {
+    Seed(u64),
+    /// Seeds and a point between them, as [`Mix`] takes them.
+    Between([u64; 4], [u16; 2]),
+}
+
+impl Source {
+    /// The seed of a picture by its place in the grid.
+    fn next(self, index: u32) -> Self {
+        match self {
+            Self::Seed(seed) => Self::Seed(seed.wrapping_add(index.into())),
+            between => between,
+        }
+    }
+
+    fn seed(self) -> Result<u64> {
+        match self {
+            Self::Seed(seed) => Ok(seed),
+            Self::Between(..) => bail!("a measurement takes one seed, and not a point between seeds"),
+        }
+    }
+
+    fn json(self) -> Value {
+        match self {
+            Self::Seed(seed) => json!(seed),
+            between => json!(between.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seed(seed) => seed.fmt(f),
+            Self::Between([a, b, c, d], [x, y]) => write!(f, "{a},{b},{c},{d}@{x},{y}"),
+        }
+    }
+}
+
+impl FromStr for Source {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let Some((seeds, at)) = text.split_once('@') else {
+            return Ok(Self::Seed(
+                text.parse().context("it is no whole number from 0 to 2^64 - 1, nor A,B,C,D@X,Y")?,
+            ));
+        };
+        Ok(Self::Between(numbers(seeds, u64::MAX)?, numbers(at, Mix::SIDE.into())?.map(|place| place as u16)))
+    }
+}
+
+/// So many numbers with commas between them.
+fn numbers<const N: usize>(text: &str, most: u64) -> Result<[u64; N]> {
+    let numbers = text.split(',').map(|number| number.parse().ok().filter(|&number| number <= most));
+    let numbers: Option<Vec<u64>> = numbers.collect();
+    let numbers = numbers.and_then(|numbers| <[u64; N]>::try_from(numbers).ok());
+    numbers
+        .with_context(|| format!("{text} is not {N} whole numbers from 0 to {most} with commas between them"))
+}
+
 /// Which pictures.
 #[derive(Clone, Copy)]
 struct Request {
-    seed: u64,
+    seed: Source,
     count: u32,
     steps: usize,
 }
@@ -231,26 +297,33 @@ impl<'m, 'a> Runner<'m, 'a> {
     }
 
     /// The bytes of a picture, by row, column and channel.
-    fn picture(&mut self, seed: u64, steps: usize) -> Result<Vec<u8>> {
+    fn picture(&mut self, seed: Source, steps: usize) -> Result<Vec<u8>> {
         let shape = self.model().image().shape();
-        let (pixels, channels) = (shape.pixels(), usize::from(shape.channels));
-        Ok(match self {
-            Self::Float(engine) => {
-                let x = engine.generate(seed, steps)?;
-                let at = |i: usize| x[i % channels * pixels + i / channels];
-                (0..x.len()).map(|i| (at(i) * 127.5 + 128.0).clamp(0.0, 255.0) as u8).collect()
+        Ok(match (self, seed) {
+            (Self::Float(engine), Source::Seed(seed)) => {
+                traflow_runtime::bytes(engine.generate(seed, steps)?, shape).collect()
             }
-            Self::Integer(engine) => engine.generate(seed, steps)?.bytes().collect(),
+            (Self::Float(engine), Source::Between(seeds, at)) => {
+                traflow_runtime::bytes(engine.mix(&Mix::new(seeds, at), steps)?, shape).collect()
+            }
+            (Self::Integer(engine), Source::Seed(seed)) => engine.generate(seed, steps)?.bytes().collect(),
+            (Self::Integer(engine), Source::Between(seeds, at)) => {
+                engine.mix(&Mix::new(seeds, at), steps)?.bytes().collect()
+            }
         })
     }
 
     fn make(&mut self, request: Request) -> Result<Made> {
         let Request { seed, count, steps } = request;
+        ensure!(
+            count == 1 || matches!(seed, Source::Seed(_)),
+            "a point between seeds is one picture, not {count}"
+        );
         let mut grid = Grid::new(self.model().image().shape(), count as usize)?;
         let (mut times, mut digests, mut all) = (Vec::new(), Vec::new(), Sha256::new());
         for index in 0..count {
             let start = Instant::now();
-            let picture = self.picture(seed.wrapping_add(index.into()), steps)?;
+            let picture = self.picture(seed.next(index), steps)?;
             times.push(milliseconds(start));
             grid.put(index as usize, &picture);
             digests.push(hex(&picture));
@@ -315,11 +388,11 @@ fn pictures(arguments: &Arguments, runner: &mut Runner<'_, '_>, model: &str) -> 
     let mut lines = Vec::new();
     let (sizes, Request { seed, count, steps }) = (runner.model(), request);
     let mut result = json!({
-        "model_digest": model, "seed": seed, "count": count, "steps": steps, "ms_per_image": median,
+        "model_digest": model, "seed": seed.json(), "count": count, "steps": steps, "ms_per_image": median,
         "arena_bytes": sizes.arena_bytes(), "weights_bytes": sizes.weights_bytes(), "output": arguments.output,
     });
     if arguments.digest {
-        let seeds = (0..).map(|index| seed.wrapping_add(index));
+        let seeds = (0..).map(|index| seed.next(index));
         lines.extend(digests.iter().zip(seeds).map(|(digest, seed)| format!("{digest}  seed {seed}")));
         result["digests"] = digests.into();
     }
@@ -333,13 +406,14 @@ fn pictures(arguments: &Arguments, runner: &mut Runner<'_, '_>, model: &str) -> 
 
 /// Measures the time of a picture.
 fn bench(arguments: &Arguments, runner: &mut Runner<'_, '_>, started: Instant) -> Result<(String, Value)> {
-    runner.observe(arguments.seed, arguments.steps, &mut |_| ())?;
+    let seed = arguments.seed.seed()?;
+    runner.observe(seed, arguments.steps, &mut |_| ())?;
     let first = milliseconds(started);
     let mut times = Vec::new();
     let start = Instant::now();
     while times.is_empty() || start.elapsed().as_secs_f64() < MEASURE {
         let start = Instant::now();
-        runner.observe(arguments.seed, arguments.steps, &mut |_| ())?;
+        runner.observe(seed, arguments.steps, &mut |_| ())?;
         times.push(milliseconds(start));
     }
     let (runs, median) = (times.len(), median(&mut times));
@@ -349,8 +423,16 @@ fn bench(arguments: &Arguments, runner: &mut Runner<'_, '_>, started: Instant) -
          of the file"
     );
     let mut result = json!({ "runs": runs, "ms_per_image": median, "ms_least": least, "ms_first": first });
+    result["peak_resident_bytes"] = json!(peak_resident());
     describe(arguments, runner, &mut result);
     Ok((text, result))
+}
+
+/// The most memory that this program has had, the file's with it, where the operating system says so.
+fn peak_resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(peak.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
 
 /// Measures the time of each node, as the median of many pictures.
@@ -361,7 +443,7 @@ fn profile(arguments: &Arguments, runner: &mut Runner<'_, '_>, isa: Isa) -> Resu
     let start = Instant::now();
     while times.iter().all(Vec::is_empty) || start.elapsed().as_secs_f64() < MEASURE {
         let mut last = Instant::now();
-        runner.observe(arguments.seed, arguments.steps, &mut |index| {
+        runner.observe(arguments.seed.seed()?, arguments.steps, &mut |index| {
             let now = Instant::now();
             times[index].push((now - last).as_secs_f64() * 1e3);
             last = now;
@@ -411,7 +493,7 @@ fn profile(arguments: &Arguments, runner: &mut Runner<'_, '_>, isa: Isa) -> Resu
 /// Adds to a measurement what was measured.
 fn describe(arguments: &Arguments, runner: &Runner<'_, '_>, result: &mut Value) {
     let model = runner.model();
-    result["seed"] = json!(arguments.seed);
+    result["seed"] = arguments.seed.json();
     result["steps"] = json!(arguments.steps);
     result["threads"] = json!(arguments.threads);
     let isa = match runner {

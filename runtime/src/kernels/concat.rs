@@ -1,3 +1,6 @@
+use crate::cpu::Cpu;
+use crate::simd::{Kernel, Simd};
+
 /// Each pixel has the channels of a, then those of b.
 #[derive(Debug)]
 pub struct Concat<'a> {
@@ -13,16 +16,14 @@ pub struct Concat<'a> {
 
 impl Concat<'_> {
     /// Computes it.
-    pub fn run(self) {
-        let channels = self.channels.max(1);
-        let pixels = (self.a.len() / channels).max(1);
-        let others = (self.b.len() / pixels).max(1);
-        let inputs = self.a.chunks_exact(channels).zip(self.b.chunks_exact(others));
-        for (y, (a, b)) in self.y.chunks_exact_mut(channels + others).zip(inputs) {
-            let (first, second) = y.split_at_mut(channels);
-            first.copy_from_slice(a);
-            second.copy_from_slice(b);
-        }
+    pub fn run(self, cpu: &Cpu) {
+        let Self { a, b, channels, y } = self;
+        let pixels = a.len() / channels.max(1);
+        let others = b.len() / pixels.max(1);
+        let part = pixels.div_ceil(cpu.threads()).max(1);
+        let inputs = a.chunks((part * channels).max(1)).zip(b.chunks((part * others).max(1)));
+        let parts = y.chunks_mut((part * (channels + others)).max(1)).zip(inputs);
+        cpu.run(parts.map(|(y, (a, b))| Concat { a, b, channels, y }), &mut []);
     }
 
     /// The definition.
@@ -40,6 +41,21 @@ impl Concat<'_> {
     }
 }
 
+impl Kernel for Concat<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S, _: &mut [f32]) {
+        let channels = self.channels.max(1);
+        let pixels = (self.a.len() / channels).max(1);
+        let others = (self.b.len() / pixels).max(1);
+        let inputs = self.a.chunks_exact(channels).zip(self.b.chunks_exact(others));
+        for (y, (a, b)) in self.y.chunks_exact_mut(channels + others).zip(inputs) {
+            let (first, second) = y.split_at_mut(channels);
+            first.copy_from_slice(a);
+            second.copy_from_slice(b);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,7 +68,7 @@ mod tests {
                 let (a, b) = (&random(0, channels * pixels), &random(1, others * pixels));
                 let mut y = std::vec![0.0; a.len() + b.len()];
                 let mut expected = y.clone();
-                Concat { a, b, channels, y: &mut y }.run();
+                Concat { a, b, channels, y: &mut y }.run(&Cpu::new(crate::Isa::detect()));
                 Concat { a, b, channels, y: &mut expected }.reference();
                 assert_eq!(y, expected);
             }

@@ -180,14 +180,17 @@ impl Kernel for Normalise<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S, _: &mut [f32]) {
         let channels = self.factors.len();
-        for (index, y) in self.y.chunks_exact_mut(channels).enumerate() {
-            if let Some(x) = self.x {
-                y.copy_from_slice(&x[index * channels..][..channels]);
-            }
-            let parameters = self.factors.chunks(S::LANES).zip(self.offsets.chunks(S::LANES));
-            for (y, (factor, offset)) in y.chunks_mut(S::LANES).zip(parameters) {
-                let x = s.mul_add(s.load(y), s.load(factor), s.load(offset));
-                s.store(if self.silu { vector::silu(s, x) } else { x }, y);
+        for pixel in (0..self.y.len()).step_by(channels.max(1)) {
+            for channel in (0..channels).step_by(S::LANES) {
+                let end = channels.min(channel + S::LANES);
+                let (factor, offset) = (&self.factors[channel..end], &self.offsets[channel..end]);
+                let place = pixel + channel..pixel + end;
+                let x = s.load(match self.x {
+                    Some(x) => &x[place.clone()],
+                    None => &self.y[place.clone()],
+                });
+                let x = s.mul_add(x, s.load(factor), s.load(offset));
+                s.store(if self.silu { vector::silu(s, x) } else { x }, &mut self.y[place]);
             }
         }
     }

@@ -13,6 +13,7 @@ mod attention;
 mod conv2d;
 mod elementwise;
 mod group_norm;
+mod rows;
 
 pub use attention::Attention;
 pub use conv2d::Conv2d;
@@ -40,6 +41,15 @@ impl Values<'_> {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// The elements from this one on.
+    #[inline]
+    pub fn from(&self, index: usize) -> Self {
+        match self {
+            Self::Narrow(x) => Self::Narrow(&x[index..]),
+            Self::Wide(x) => Self::Wide(&x[index..]),
+        }
     }
 
     /// One element.

@@ -120,11 +120,28 @@ pub(super) fn run<E: Element>(
     y: &mut [f32],
 ) {
     let (inputs, scratch) = scratch.split_at_mut(sizes.input_elements());
+    let pixels_of_row = sizes.tile * usize::from(shape.width);
     for first in (0..sizes.tiles()).step_by(sizes.block()) {
         let tiles = first..sizes.tiles().min(first + sizes.block());
         let groups = tiles.len().div_ceil(TILE_GROUP);
-        let part = groups.div_ceil(cpu.threads());
         let inputs = &mut inputs[..groups * sizes.group_elements()];
+        if let Some(rows) = sizes.rows_of_part(tiles.clone(), cpu.threads()) {
+            // Each task has some rows of tiles, and transforms the weights for itself: what one thread has written, no
+            // other has to read.
+            let part = rows * sizes.columns;
+            let first_pixel = first / sizes.columns * pixels_of_row;
+            let y = y[first_pixel * sizes.out..].chunks_mut(rows * pixels_of_row * sizes.out);
+            let v = inputs.chunks_mut(part / TILE_GROUP * sizes.group_elements());
+            let parts = v.zip(y).enumerate().map(|(index, (v, y))| {
+                let first = tiles.start + index * part;
+                let tiles = first..tiles.end.min(first + part);
+                let pixel = first / sizes.columns * pixels_of_row;
+                Rows { sizes, x, shape, tiles, v, weight, end, y: Grid::new(y, sizes.out), pixel }
+            });
+            cpu.run(parts, scratch);
+            continue;
+        }
+        let part = groups.div_ceil(cpu.threads());
         let parts = inputs.chunks_mut(part * sizes.group_elements()).enumerate().map(|(index, v)| {
             let first = tiles.start + index * part * TILE_GROUP;
             Inputs { sizes, x, shape, tiles: first..tiles.end.min(first + part * TILE_GROUP), v }
@@ -138,9 +155,32 @@ pub(super) fn run<E: Element>(
         let parts = (0..panels).step_by(part).map_while(|panel| {
             let (y, others) = rest.take()?.split(part * PANEL);
             rest = Some(others);
-            Some(Outputs { sizes, v: inputs, weight, end, shape, tiles: tiles.clone(), panel, y })
+            Some(Outputs { sizes, v: inputs, weight, end, shape, tiles: tiles.clone(), panel, y, pixel: 0 })
         });
         cpu.run(parts, scratch);
+    }
+}
+
+/// Some rows of tiles from the input to the output.
+struct Rows<'a, E> {
+    sizes: Winograd,
+    x: &'a [f32],
+    shape: Shape,
+    tiles: Range<usize>,
+    v: &'a mut [f32],
+    weight: &'a [E],
+    end: End<'a>,
+    y: Grid<'a>,
+    /// The first one of `y`.
+    pixel: usize,
+}
+
+impl<E: Element> Kernel for Rows<'_, E> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S, scratch: &mut [f32]) {
+        let Self { sizes, x, shape, tiles, v, weight, end, y, pixel } = self;
+        Inputs { sizes, x, shape, tiles: tiles.clone(), v }.run(s, &mut []);
+        Outputs { sizes, v, weight, end, shape, tiles, panel: 0, y, pixel }.run(s, scratch);
     }
 }
 
@@ -231,6 +271,8 @@ struct Outputs<'a, E> {
     panel: usize,
     /// The channels of these panels.
     y: Grid<'a>,
+    /// The first one of `y`.
+    pixel: usize,
 }
 
 impl<E: Element> Kernel for Outputs<'_, E> {
@@ -329,7 +371,7 @@ impl<'a, E: Element> Outputs<'a, E> {
                     }
                     transform_output(s, &mut of_column);
                     for (i, &sum) in of_column.iter().enumerate().take(tile.min(height - top)) {
-                        let y = self.y.row((top + i) * width + left + j);
+                        let y = self.y.row((top + i) * width + left + j - self.pixel);
                         let end = y.len().min(first + out + S::LANES);
                         let channel = self.panel * PANEL + first + out;
                         self.end.store(s, sum, channel, &mut y[first + out..end]);

@@ -63,9 +63,14 @@ fn accumulate_part<S: Simd, E: Element, const M: usize, const N: usize>(
 ) {
     let mut local = *sums;
     for k in 0..a[0].len() {
-        let b = &b.elements[k * b.row..][..part];
-        for n in 0..N {
-            let column = E::load(s, &b[part.min(n * S::LANES)..]);
+        for n in 0..N.min(part.div_ceil(S::LANES)) {
+            // A whole vector also takes what follows the row; its sums are nobody's. Only at the end nothing follows.
+            let elements = &b.elements[k * b.row + n * S::LANES..];
+            let column = if elements.len() >= S::LANES {
+                E::load(s, elements)
+            } else {
+                E::load(s, &elements[..part - n * S::LANES])
+            };
             for (row, sums) in a.iter().zip(&mut local) {
                 sums[n] = s.mul_add(s.splat(row[k]), column, sums[n]);
             }

@@ -2,15 +2,12 @@ use core::array::from_fn;
 use core::ops::Range;
 
 use traflow_graph::op::Shape;
-use traflow_graph::quant::{PANEL, QUAD, Wide, long};
+use traflow_graph::quant::{PANEL, QUAD, Wide};
 
-use super::{Values, ValuesMut, lanes};
+use super::{Values, ValuesMut, lanes, rows};
 use crate::cpu::Cpu;
-use crate::simd::{IntegerElement, IntegerKernel, Lanes, Vectors, dots, dots_part};
+use crate::simd::{Device, IntegerElement, IntegerKernel, Lanes, Vectors, dots, dots_part};
 use crate::tiles::group;
-
-/// Pixels that are computed together.
-const TILE: usize = 4;
 
 /// Convolution with stride 1, padded to the same size, and a residual:
 /// `y = (acc_0 · factors_0 + acc_1 · factors_1 + r · residual + bias) >> shift`.
@@ -38,7 +35,7 @@ pub struct Conv2d<'a> {
     pub residual: i32,
     /// The residual; `None` where y holds it.
     pub r: Option<Values<'a>>,
-    /// Memory for a pixel of the input, of a kernel of 3.
+    /// Memory for the rows of the input that a row of the output reads, aligned to 4 bytes.
     pub scratch: &'a mut [u8],
     /// Output.
     pub y: ValuesMut<'a>,
@@ -46,29 +43,17 @@ pub struct Conv2d<'a> {
 
 /// An element of the input.
 trait Element: IntegerElement {
-    /// In 16 bits.
-    fn short(self) -> i16;
     /// A zero point.
     fn of(zero: i32) -> Self;
 }
 
 impl Element for i8 {
-    #[inline]
-    fn short(self) -> i16 {
-        self.into()
-    }
-
     fn of(zero: i32) -> Self {
         zero as Self
     }
 }
 
 impl Element for i16 {
-    #[inline]
-    fn short(self) -> i16 {
-        self
-    }
-
     fn of(zero: i32) -> Self {
         zero as Self
     }
@@ -86,101 +71,23 @@ impl<'a> Conv2d<'a> {
 
     /// For processors with nothing but general registers.
     fn words(self) {
-        match self.x {
-            Values::Narrow(x) => self.of(x),
-            Values::Wide(x) => self.of(x),
-        }
-    }
-
-    fn of<X: Element>(mut self, x: &[X]) {
-        let channels = usize::from(self.shape.channels);
-        let outs = self.bias.len();
-        let beside = self.beside();
-        let panel_bytes = self.kernel * self.kernel * channels.next_multiple_of(QUAD);
-        for start in (0..self.shape.pixels()).step_by(TILE) {
-            for first in (0..outs).step_by(PANEL) {
-                let width = PANEL.min(outs - first);
-                let panel = &self.panels[first * panel_bytes..][..width * panel_bytes];
-                let sums = self.tile(x, beside, start, panel, width);
-                self.store(start, first, width, &sums);
-            }
-        }
+        rows::run(Device, self);
     }
 
     /// A pixel of zero points.
     fn beside<X: Element>(&mut self) -> &'a [X] {
         let scratch = core::mem::take(&mut self.scratch);
         let beside: &mut [X] = bytemuck::try_cast_slice_mut(scratch).unwrap_or_default();
-        for (channel, x) in beside.iter_mut().enumerate() {
+        let channels = self.shape.channels.into();
+        for (channel, x) in beside.iter_mut().enumerate().take(channels) {
             *x = X::of(self.zeros[usize::from(channel >= self.split)]);
         }
         beside
     }
 
-    /// The pixel that a tap reads, or the pixel beside the picture.
-    fn pixel<'x, X>(&self, x: &'x [X], beside: &'x [X], pixel: usize, tap: usize) -> &'x [X] {
-        let (channels, width) = (usize::from(self.shape.channels), usize::from(self.shape.width));
-        let reach = self.kernel / 2;
-        let row = (pixel / width + tap / self.kernel).wrapping_sub(reach);
-        let column = (pixel % width + tap % self.kernel).wrapping_sub(reach);
-        if row < self.shape.height.into() && column < width {
-            &x[(row * width + column) * channels..][..channels]
-        } else {
-            beside
-        }
-    }
-
-    /// Sums of the products of a tile with a panel, for each part of the input.
-    fn tile<X: Element>(
-        &self,
-        x: &[X],
-        beside: &[X],
-        start: usize,
-        panel: &[i8],
-        width: usize,
-    ) -> [[[i32; PANEL]; TILE]; 2] {
-        let last = self.shape.pixels() - 1;
-        let channels = usize::from(self.shape.channels);
-        let taps = self.kernel * self.kernel;
-        // Pixels after the last one repeat it, and are not stored.
-        let pixel = |tap: usize, i: usize| self.pixel(x, beside, last.min(start + i), tap);
-        let pixels: [[&[X]; TILE]; 9] =
-            from_fn(|tap| from_fn(|i| if tap < taps { pixel(tap, i) } else { &[] }));
-        let pixels = &pixels[..taps];
-        let (split, quads) = (self.split.div_ceil(QUAD), channels.div_ceil(QUAD));
-        let whole = width == PANEL && channels.is_multiple_of(QUAD);
-        [0..split, split..quads].map(|part| match whole {
-            _ if part.is_empty() => [[0; PANEL]; TILE],
-            true => whole_panel(pixels, panel.as_chunks().0, part),
-            false => any_panel(pixels, panel, width * QUAD, part),
-        })
-    }
-
-    /// Rescales the sums of a tile.
-    fn store(&mut self, start: usize, first: usize, width: usize, sums: &[[[i32; PANEL]; TILE]; 2]) {
-        let outs = self.bias.len();
-        let end = self.shape.pixels().min(start + TILE);
-        for pixel in start..end {
-            for out in first..first + width {
-                let index = pixel * outs + out;
-                let mut sum = long(self.bias[out]);
-                for (part, factors) in self.factors.iter().enumerate() {
-                    let factor = factors.get(out).copied().unwrap_or(0);
-                    sum += i64::from(sums[part][pixel - start][out - first]) * i64::from(factor);
-                }
-                if self.residual != 0 {
-                    let r = self.r.map_or_else(|| self.y.get(index), |r| r.get(index));
-                    sum += i64::from(r) * i64::from(self.residual);
-                }
-                self.y.set(index, sum >> self.shift);
-            }
-        }
-    }
-
     /// The definition.
-    #[cfg(any(test, feature = "std"))]
     pub fn reference(mut self) {
-        use traflow_graph::quant::panel_index;
+        use traflow_graph::quant::{long, panel_index};
         let channels = usize::from(self.shape.channels);
         let (outs, taps) = (self.bias.len(), self.kernel * self.kernel);
         for pixel in 0..self.shape.pixels() {
@@ -388,67 +295,14 @@ impl<X: Element> Part<'_, X> {
     }
 }
 
-/// Sums of the products of pixels, for each tap, with a panel of [`PANEL`] output channels, over a range of quads of
-/// channels. Products are added in pairs, which LLVM makes one instruction of where a processor has it; the check of the
-/// model has seen to it that nothing wraps.
-fn whole_panel<X: Element>(
-    pixels: &[[&[X]; TILE]],
-    panel: &[[i8; PANEL * QUAD]],
-    part: Range<usize>,
-) -> [[i32; PANEL]; TILE] {
-    let mut sums = [[0i32; 2 * PANEL]; TILE];
-    for (tap, pixels) in pixels.iter().enumerate() {
-        let pixels = pixels.map(|pixel| pixel.as_chunks::<QUAD>().0);
-        for quad in part.clone() {
-            let row = &panel[tap * pixels[0].len() + quad];
-            let weights: [i16; PANEL * QUAD] = from_fn(|i| row[i].into());
-            for (pixel, sums) in pixels.iter().zip(&mut sums) {
-                let x = [pixel[quad].map(|x| x.short()); PANEL];
-                let x = x.as_flattened();
-                let mut next = *sums;
-                for (i, next) in next.iter_mut().enumerate() {
-                    let product = |i: usize| i32::from(weights[i]).wrapping_mul(x[i].into());
-                    *next = next.wrapping_add(product(2 * i).wrapping_add(product(2 * i + 1)));
-                }
-                *sums = next;
-            }
-        }
-    }
-    sums.map(|sums| from_fn(|out| sums[2 * out] + sums[2 * out + 1]))
-}
-
-/// The same for a panel of fewer output channels, whose rows have so many weights, and for channels that fill no quad.
-fn any_panel<X: Element>(
-    pixels: &[[&[X]; TILE]],
-    panel: &[i8],
-    row: usize,
-    part: Range<usize>,
-) -> [[i32; PANEL]; TILE] {
-    let mut sums = [[0; PANEL]; TILE];
-    for (tap, pixels) in pixels.iter().enumerate() {
-        for (pixel, sums) in pixels.iter().zip(&mut sums) {
-            let first = tap * pixel.len().div_ceil(QUAD);
-            let rows = panel.chunks_exact(row).skip(first + part.start);
-            for (quad, row) in pixel.chunks(QUAD).skip(part.start).zip(rows).take(part.len()) {
-                for (sum, weights) in sums.iter_mut().zip(row.as_chunks::<QUAD>().0) {
-                    // Channels that only fill the quad have no weight.
-                    let products =
-                        quad.iter().zip(weights).map(|(x, &w)| i32::from(x.short()) * i32::from(w));
-                    *sum += products.sum::<i32>();
-                }
-            }
-        }
-    }
-    sums
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::kernels::int8::tests::{cpus, narrow, wide as random_wide};
     use std::vec;
     use std::vec::Vec;
-    use traflow_graph::quant::{panel_elements, wide};
+    use traflow_graph::op::{Method, Op};
+    use traflow_graph::quant::{panel_elements, scratch_bytes, wide};
 
     /// Runs both on the same data, and compares.
     fn compare(
@@ -468,10 +322,16 @@ mod tests {
         let second = if split < channels { factors.iter().map(|f| -f / 2).collect() } else { vec![] };
         let bias: Vec<Wide> = (0..outs as i64).map(|out| wide((out - 2) << 38)).collect();
         let start = random_wide(9, outs * shape.pixels());
+        let op = Op::Conv2d {
+            out: outs as u16,
+            kernel: kernel as u8,
+            bias: true,
+            residual: None,
+            method: Method::Direct,
+        };
         for (residual, separate) in [(0, false), (-123_456, false), (1 << 27, true)] {
             let run = |y: ValuesMut<'_>, cpu: Option<&Cpu>| {
-                let mut scratch = vec![0u16; channels];
-                let scratch: &mut [u8] = bytemuck::cast_slice_mut(&mut scratch);
+                let mut scratch = vec![0u64; scratch_bytes(op, &[shape]).div_ceil(8) as usize];
                 let conv = Conv2d {
                     x,
                     shape,
@@ -488,7 +348,7 @@ mod tests {
                         true => Some(Values::Wide(if separate { &start } else { &[] })),
                         false => None,
                     },
-                    scratch: &mut scratch[..channels << usize::from(matches!(x, Values::Wide(_)))],
+                    scratch: bytemuck::cast_slice_mut(&mut scratch),
                     y,
                 };
                 match cpu {

@@ -1,11 +1,12 @@
 use core::ops::Range;
 
-use traflow_graph::quant::{AFFINE_BITS, FACTOR, TABLE, Wide, long, wide};
+use traflow_graph::quant::{AFFINE_BITS, FACTOR, QUAD, TABLE, Wide, long, wide};
 
 use super::elementwise::{silu, silu_shift};
 use super::{Values, ValuesMut, scale};
 use crate::cpu::Cpu;
-use crate::simd::{IntegerKernel, LANES, Lanes};
+use crate::simd::dot::{Channel, Dot};
+use crate::simd::{Device, IntegerKernel, LANES, Lanes};
 
 /// Normalises each group of channels, scales and shifts each channel, and applies SiLU where there is a table.
 #[derive(Debug)]
@@ -41,6 +42,22 @@ impl Sums {
         self.count += 1;
         self.sum += i64::from(q);
         self.squares += u64::from((q * q) as u32);
+    }
+
+    /// The sums of a group of whole quads.
+    fn of_quads(x: &[i8], first: usize, of_group: usize, channels: usize) -> Self {
+        /// Elements whose squares are surely summed in 31 bits.
+        const BLOCK: usize = 1 << 16;
+        let mut sums = Self::default();
+        for block in x.chunks(channels * BLOCK / QUAD) {
+            for channel in (first..first + of_group).step_by(QUAD) {
+                let [sum, squares] = Device.moments(&block[channel..], channels);
+                sums.count += (block.len() / channels * QUAD) as u64;
+                sums.sum += i64::from(sum);
+                sums.squares += u64::from(squares as u32);
+            }
+        }
+        sums
     }
 
     /// What normalises the group.
@@ -122,6 +139,33 @@ impl GroupNorm<'_> {
         cpu.run_integers(vectors, parts, &mut []);
     }
 
+    /// The definition.
+    pub fn reference(mut self) {
+        let channels = self.gain.len();
+        let (of_group, pixels) = (channels / self.epsilon.len(), self.y.len() / channels);
+        let shift = silu_shift(&self.y);
+        for (group, &epsilon) in self.epsilon.iter().enumerate() {
+            let indices = |channel: usize| (0..pixels).map(move |pixel| pixel * channels + channel);
+            let of_group = group * of_group..(group + 1) * of_group;
+            let mut sums = Sums::default();
+            for index in of_group.clone().flat_map(indices) {
+                sums.add(self.x.map_or_else(|| self.y.get(index), |x| x.get(index)));
+            }
+            let normal = sums.normal(long(epsilon));
+            for channel in of_group {
+                let [factor, bias] =
+                    normal.affine(self.gain[channel], self.gain_shift, long(self.bias[channel]));
+                for index in indices(channel) {
+                    let sum =
+                        i64::from(self.x.map_or_else(|| self.y.get(index), |x| x.get(index))) * factor + bias;
+                    let without = || sum >> AFFINE_BITS;
+                    let y = if self.table.is_empty() { without() } else { silu(self.table, sum, shift) };
+                    self.y.set(index, y);
+                }
+            }
+        }
+    }
+
     /// For processors with nothing but general registers.
     fn words(mut self) {
         let channels = self.gain.len().max(1);
@@ -129,12 +173,19 @@ impl GroupNorm<'_> {
         let pixels = self.y.len() / channels;
         for (group, &epsilon) in self.epsilon.iter().enumerate() {
             let first = group * of_group;
-            let mut sums = Sums::default();
-            for pixel in 0..pixels {
-                for index in pixel * channels + first..pixel * channels + first + of_group {
-                    sums.add(self.x.map_or_else(|| self.y.get(index), |x| x.get(index)));
+            let sums = match self.x.unwrap_or_else(|| self.y.values()) {
+                Values::Narrow(x) if of_group.is_multiple_of(QUAD) => {
+                    Sums::of_quads(x, first, of_group, channels)
                 }
-            }
+                x => {
+                    let mut sums = Sums::default();
+                    for pixel in 0..pixels {
+                        let indices = pixel * channels + first..pixel * channels + first + of_group;
+                        indices.for_each(|index| sums.add(x.get(index)));
+                    }
+                    sums
+                }
+            };
             let normal = sums.normal(long(epsilon));
             for channel in first..first + of_group {
                 let (gain, bias) = (self.gain[channel], long(self.bias[channel]));
@@ -142,9 +193,18 @@ impl GroupNorm<'_> {
             }
         }
         let shift = silu_shift(&self.y);
-        for pixel in 0..pixels {
-            for (channel, &[factor, bias]) in self.scratch[..channels].iter().enumerate() {
-                let index = pixel * channels + channel;
+        if let (Some(Values::Narrow(x)), ValuesMut::Narrow(y)) = (self.x, &mut self.y) {
+            y.copy_from_slice(x);
+            self.x = None;
+        }
+        for (channel, &[factor, bias]) in self.scratch[..channels].iter().enumerate() {
+            if let (None, ValuesMut::Narrow(y)) = (self.x, &mut self.y) {
+                let of_channel = Channel { factor, bias, table: self.table, stride: channels };
+                if Device.silu(of_channel, &mut y[channel..]) {
+                    continue;
+                }
+            }
+            for index in (channel..pixels * channels).step_by(channels) {
                 let q = self.x.map_or_else(|| self.y.get(index), |x| x.get(index));
                 let sum = i64::from(q) * factor + bias;
                 let y = match self.table {

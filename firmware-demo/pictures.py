@@ -1,0 +1,33 @@
+#!/usr/bin/env python3
+"""Takes a picture of a board's screen: pictures.py BOARD PROGRAM LINE OUT.png
+
+Waits until the program prints a line that begins with LINE, and asks QEMU's monitor for the screen.
+"""
+import os, pathlib, socket, subprocess, sys, tempfile, time
+
+board, program, line, out = sys.argv[1:]
+here = pathlib.Path(__file__).parent
+with tempfile.TemporaryDirectory() as folder:
+    door = os.path.join(folder, "monitor")
+    more = ["-device", "ramfb"] if program == "screen" else []
+    qemu = subprocess.Popen(
+        [here / "run.sh", board, program, *more],
+        env=dict(os.environ, MONITOR=f"unix:{door},server,nowait"), stdout=subprocess.PIPE, text=True,
+    )
+    for printed in qemu.stdout:
+        print(printed, end="")
+        if printed.startswith(line):
+            break
+    else:
+        sys.exit(f"error: {program} ended without {line}")
+    monitor = socket.socket(socket.AF_UNIX)
+    monitor.connect(door)
+    shot = pathlib.Path(folder, "shot.png")
+    monitor.sendall(f"stop\nscreendump {shot} -f png\n".encode())
+    end = time.monotonic() + 20
+    while not (shot.exists() and shot.stat().st_size) and time.monotonic() < end:
+        time.sleep(0.2)
+    time.sleep(0.5)
+    pathlib.Path(out).write_bytes(shot.read_bytes())
+    monitor.sendall(b"quit\n")
+    qemu.wait()

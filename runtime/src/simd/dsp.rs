@@ -1,0 +1,507 @@
+//! Cortex-M with the DSP extension (M4, M7, M33, M55): two products of 16 bits an instruction, `SMLAD`.
+//!
+//! Compilers have no stable intrinsics for it, so it is assembly; and since they do not tell either which processors have
+//! it, `build.rs` does.
+
+use core::arch::{asm, naked_asm};
+
+use traflow_graph::quant::{QUAD, Wide};
+
+use super::dot::{Channel, Dot, End, Sums, Tile, Window};
+use crate::kernels::int8::Values;
+
+// The assembler of naked functions does not know the processor that the compiler was told of.
+#[cfg(mve)]
+macro_rules! cpu {
+    () => {
+        ".cpu cortex-m55"
+    };
+}
+#[cfg(all(not(mve), armv8m))]
+macro_rules! cpu {
+    () => {
+        ".cpu cortex-m33"
+    };
+}
+#[cfg(not(any(mve, armv8m)))]
+macro_rules! cpu {
+    () => {
+        ".cpu cortex-m4"
+    };
+}
+
+/// A processor that has the extension.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dsp;
+
+impl Dot for Dsp {
+    type X = i16;
+    const OUTS: usize = 2;
+    // What `SXTB16` makes of a word, and of the word rotated by a byte.
+    const ORDER: [usize; QUAD] = [0, 2, 1, 3];
+
+    #[inline(always)]
+    fn expand(self, quad: [i8; QUAD]) -> [i16; QUAD] {
+        let (even, odd): (u32, u32);
+        // SAFETY: arithmetic in registers.
+        unsafe {
+            asm!(
+                "sxtb16 {even}, {x}",
+                "sxtb16 {odd}, {x}, ror #8",
+                x = in(reg) bytemuck::cast::<_, u32>(quad), even = out(reg) even, odd = lateout(reg) odd,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
+        bytemuck::cast([even, odd])
+    }
+
+    #[inline(always)]
+    fn expand_wide(self, quad: [i16; QUAD]) -> [i16; QUAD] {
+        Self::ORDER.map(|channel| quad[channel])
+    }
+
+    fn rescale(self, end: &End<'_>, sums: &[Sums; 2], y: &mut [i8]) -> bool {
+        let work = match (end.second.is_empty(), end.residual, end.r) {
+            (true, 0, _) => rescale::<false, false>,
+            (false, 0, _) => rescale::<true, false>,
+            (true, _, None | Some(Values::Narrow(_))) => rescale::<false, true>,
+            _ => return false,
+        };
+        let outs = end.check(y.len());
+        let r = match end.r {
+            Some(Values::Narrow(r)) => r.as_ptr(),
+            _ => y.as_ptr(),
+        };
+        let mut job = Job {
+            y: y.as_mut_ptr(),
+            sums,
+            bias: end.bias.as_ptr(),
+            factors: end.factors.as_ptr(),
+            second: end.second.as_ptr(),
+            residual: end.residual,
+            r,
+            shift: end.shift,
+            outs,
+            pixels: end.pixels,
+            others: end.stride - outs,
+        };
+        if end.shift < 32 {
+            return false;
+        }
+        // SAFETY: the check has seen to it that everything that is read or written is inside the slices.
+        unsafe { work(&mut job) };
+        true
+    }
+
+    fn moments(self, x: &[i8], stride: usize) -> [i32; 2] {
+        let count = (x.len() + stride).saturating_sub(QUAD) / stride;
+        let (mut sum, mut squares) = (0i32, 0i32);
+        macro_rules! one {
+            () => {
+                "
+                ldr {a}, [{x}]
+                add {x}, {x}, {stride}
+                sxtb16 {b}, {a}, ror #8
+                sxtb16 {a}, {a}
+                smlad {squares}, {a}, {a}, {squares}
+                smlad {squares}, {b}, {b}, {squares}
+                sadd16 {a}, {a}, {b}
+                smlad {sum}, {a}, {ones}, {sum}
+                "
+            };
+        }
+        // SAFETY: the quads that are read are inside the slice, and nothing is written.
+        unsafe {
+            asm!(
+                "lsrs {n}, {n}, #1",
+                "bcc 2f",
+                one!(),
+                "2: cmp {n}, #0",
+                "beq 4f",
+                "3:",
+                one!(),
+                one!(),
+                "subs {n}, #1",
+                "bne 3b",
+                "4:",
+                n = inout(reg) count => _,
+                x = inout(reg) x.as_ptr() => _,
+                stride = in(reg) stride,
+                ones = in(reg) 0x1_0001,
+                a = out(reg) _, b = out(reg) _,
+                sum = inout(reg) sum, squares = inout(reg) squares,
+                options(readonly, nostack),
+            );
+        }
+        [sum, squares]
+    }
+
+    fn silu(self, channel: Channel<'_>, y: &mut [i8]) -> bool {
+        let (factor, bias) = (channel.factor, channel.bias - (1 << 31));
+        // Products and bias fit 32 bits, and then a sum that does not is clamped by the instruction that adds it.
+        let (true, Ok(bias)) = (factor.unsigned_abs() < 1 << 24, i32::try_from(bias)) else { return false };
+        if channel.table.len() < 257 || y.is_empty() {
+            return false;
+        }
+        let fits = factor.unsigned_abs() * 128 + u64::from(bias.unsigned_abs()) < 1 << 31;
+        let job = Silu {
+            y: y.as_mut_ptr(),
+            stride: channel.stride,
+            count: y.len().div_ceil(channel.stride),
+            factor: factor as i32,
+            bias,
+            // Pieces are counted from the middle.
+            table: channel.table[128..].as_ptr(),
+        };
+        let work = if fits { silu::<false> } else { silu::<true> };
+        // SAFETY: the first element of every stride is inside the slice, and so are both ends of all 256 pieces.
+        unsafe { work(&job) };
+        true
+    }
+
+    fn block(self, window: &Window<'_, i16>, tile: Tile, weights: &[i8], sums: &mut Sums) {
+        window.check::<Self>(tile, weights);
+        let Tile { at, step, outs, pixels } = tile;
+        let work = match step {
+            64 => products::<64>,
+            32 => products::<32>,
+            _ => products::<0>,
+        };
+        // SAFETY: the check has seen to it that everything that is read or written is inside the slices.
+        unsafe { work(sums, weights.as_ptr(), window, 2 * at, step, outs / 2, pixels.div_ceil(2)) };
+    }
+}
+
+/// The sums of pairs of output channels and pairs of pixels, the first of which begins so many bytes after the beginning of
+/// each run. A STEP that is known is part of an instruction.
+///
+/// A quad of channels takes 15 instructions for 16 products: the weights of both output channels are loaded and expanded to
+/// pairs; then, for each of two pixels, two pairs of the input are loaded and multiplied with them. This takes all
+/// registers.
+#[unsafe(naked)]
+unsafe extern "C" fn products<const STEP: usize>(
+    sums: &mut Sums,
+    weights: *const i8,
+    window: &Window<'_, i16>,
+    at: usize,
+    step: usize,
+    out_pairs: usize,
+    pixel_pairs: usize,
+) {
+    macro_rules! quad {
+        () => {
+            "
+            .if {STEP} == 0
+            ldrd r8, r9, [r1]
+            ldr r10, [sp, #80]
+            add r1, r1, r10
+            .else
+            ldrd r8, r9, [r1], #{STEP}
+            .endif
+            sxtb16 r10, r8, ror #8
+            sxtb16 r8, r8
+            sxtb16 r11, r9, ror #8
+            sxtb16 r9, r9
+            ldrd r2, r3, [r0], #8
+            smlad r4, r8, r2, r4
+            smlad r6, r9, r2, r6
+            smlad r4, r10, r3, r4
+            smlad r6, r11, r3, r6
+            ldrd r2, r3, [r12], #8
+            smlad r5, r8, r2, r5
+            smlad r7, r9, r2, r7
+            smlad r5, r10, r3, r5
+            smlad r7, r11, r3, r7
+            "
+        };
+    }
+    naked_asm!(
+        cpu!(),
+        // The stack: place of the next run, distance of the pixels from its beginning, place of the sums, the end of these
+        // distances, the distance of two pairs of pixels, where to go on after a run; the arguments in registers; registers;
+        // the others.
+        "push {{r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10, r11, r12, lr}}",
+        "sub sp, #24",
+        "ldrd r4, r5, [r2, #4]",
+        "lsl r4, r4, #2",
+        "ldr r6, [sp, #88]",
+        "mla r6, r4, r6, r3",
+        "strd r6, r4, [sp, #12]",
+        "add r8, r2, #16",
+        "str r8, [sp]",
+        "ldr r6, [r2, #52]",
+        "adr r7, 10f",
+        "cmp r6, #1",
+        "beq 12f",
+        "adr r7, 8f",
+        "cbz r5, 12f",
+        "adr r7, 11f",
+        "12: orr r7, r7, #1",
+        "str r7, [sp, #20]",
+        // A pair of output channels.
+        "1: ldr r0, [sp, #24]",
+        "ldr r3, [sp, #36]",
+        "strd r3, r0, [sp, #4]",
+        // A pair of pixels.
+        "2: ldrd r1, r2, [sp, #28]",
+        "movs r4, #0",
+        "movs r5, #0",
+        "movs r6, #0",
+        "movs r7, #0",
+        "ldr r0, [r2, #12]",
+        // A run.
+        "3: add r0, r0, r3",
+        "ldrd lr, r12, [r2]",
+        "add r12, r0, r12, lsl #1",
+        "subs lr, #4",
+        "blo 5f",
+        "4:",
+        quad!(), quad!(), quad!(), quad!(),
+        "subs lr, #4",
+        "bhs 4b",
+        "5: adds lr, #4",
+        "beq 7f",
+        "6:",
+        quad!(),
+        "subs lr, #1",
+        "bne 6b",
+        "7: ldr pc, [sp, #20]",
+        // After weights that are skipped,
+        ".balign 4",
+        "11: ldr r2, [sp, #32]",
+        "ldr r9, [r2, #8]",
+        "ldr r10, [sp, #80]",
+        "mla r1, r9, r10, r1",
+        // the next run, if there is one.
+        ".balign 4",
+        "8: ldr r8, [sp]",
+        "ldr r0, [r8], #4",
+        "cbz r0, 9f",
+        "str r8, [sp]",
+        "ldr r3, [sp, #4]",
+        "ldr r2, [sp, #32]",
+        "b 3b",
+        "9: ldr r2, [sp, #32]",
+        "add r8, r2, #16",
+        "str r8, [sp]",
+        // The sums, and the next pair of pixels.
+        ".balign 4",
+        "10: ldrd r3, r0, [sp, #4]",
+        "strd r5, r7, [r0, #64]",
+        "strd r4, r6, [r0], #128",
+        "ldrd r4, r5, [sp, #12]",
+        "add r3, r3, r5",
+        "strd r3, r0, [sp, #4]",
+        "cmp r3, r4",
+        "bne 2b",
+        // The next pair of output channels.
+        "ldrd r0, r1, [sp, #24]",
+        "adds r0, #8",
+        "adds r1, #8",
+        "strd r0, r1, [sp, #24]",
+        "ldr r2, [sp, #84]",
+        "subs r2, #1",
+        "str r2, [sp, #84]",
+        "bne 1b",
+        "add sp, #40",
+        "pop {{r4, r5, r6, r7, r8, r9, r10, r11, r12, pc}}",
+        STEP = const STEP,
+    )
+}
+
+/// What `rescale` reads and writes.
+#[repr(C)]
+struct Job {
+    y: *mut i8,
+    sums: *const [Sums; 2],
+    bias: *const Wide,
+    factors: *const i32,
+    second: *const i32,
+    residual: i32,
+    r: *const i8,
+    shift: u32,
+    outs: usize,
+    pixels: usize,
+    /// Output channels of a pixel that are not computed.
+    others: usize,
+}
+
+/// Rescales sums to 8 bits, with or without those of a second part, and a residual.
+#[unsafe(naked)]
+unsafe extern "C" fn rescale<const SECOND: bool, const RESIDUAL: bool>(job: &mut Job) {
+    macro_rules! one {
+        () => {
+            "
+            ldrd r4, r5, [r2], #8
+            ldr r9, [r3], #4
+            .if {SECOND}
+            ldr r8, [r1, #{NEXT}]
+            ldr r10, [r6], #4
+            smlal r4, r5, r8, r10
+            .endif
+            .if {RESIDUAL}
+            ldrsb r8, [r11], #1
+            smlal r4, r5, r8, r10
+            .endif
+            ldr r8, [r1], #4
+            smlal r4, r5, r8, r9
+            asr r5, r5, r7
+            ssat r5, #8, r5
+            strb r5, [r0], #1
+            "
+        };
+    }
+    // The same four times; where nothing else is read, with the sums loaded together.
+    macro_rules! plain {
+        ($sum:literal) => {
+            concat!(
+                "
+            ldrd r4, r5, [r2], #8
+            ldr r9, [r3], #4
+            smlal r4, r5, ",
+                $sum,
+                ", r9
+            asr r5, r5, r7
+            ssat r5, #8, r5
+            strb r5, [r0], #1
+            "
+            )
+        };
+    }
+    macro_rules! four {
+        () => {
+            concat!(
+                ".if {SECOND} + {RESIDUAL}",
+                one!(),
+                one!(),
+                one!(),
+                one!(),
+                ".else
+            ldm r1!, {{r6, r8, r10, r11}}
+            ",
+                plain!("r6"),
+                plain!("r8"),
+                plain!("r10"),
+                plain!("r11"),
+                "
+            .endif
+            "
+            )
+        };
+    }
+    naked_asm!(
+        cpu!(),
+        "push {{r4, r5, r6, r7, r8, r9, r10, r11, r12, lr}}",
+        "mov lr, r0",
+        "ldrd r10, r11, [lr, #20]",
+        "ldr r7, [lr, #28]",
+        "sub r7, r7, #32",
+        "ldrd r0, r1, [lr]",
+        // A pixel.
+        "2: ldrd r2, r3, [lr, #8]",
+        "ldr r6, [lr, #16]",
+        "ldr r12, [lr, #32]",
+        "push {{r12}}",
+        "subs r12, #4",
+        "blo 4f",
+        "3:",
+        four!(),
+        "subs r12, #4",
+        "bhs 3b",
+        "4: adds r12, #4",
+        "beq 6f",
+        "5:",
+        one!(),
+        "subs r12, #1",
+        "bne 5b",
+        "6: pop {{r12}}",
+        "ldr r8, [lr, #40]",
+        "add r0, r0, r8",
+        "add r11, r11, r8",
+        "add r1, r1, #64",
+        "sub r1, r1, r12, lsl #2",
+        "ldr r8, [lr, #36]",
+        "subs r8, #1",
+        "str r8, [lr, #36]",
+        "bne 2b",
+        "pop {{r4, r5, r6, r7, r8, r9, r10, r11, r12, pc}}",
+        SECOND = const SECOND as u8,
+        RESIDUAL = const RESIDUAL as u8,
+        NEXT = const size_of::<Sums>(),
+    )
+}
+
+/// What `silu` reads and writes.
+#[repr(C)]
+struct Silu {
+    y: *mut i8,
+    stride: usize,
+    count: usize,
+    factor: i32,
+    bias: i32,
+    table: *const i16,
+}
+
+/// SiLU of an affine function of a channel: a sum in units of 2⁻¹⁶ that 2³¹ was taken from, whose upper 8 bits then number
+/// a piece, and the next 8 are the place in it. Both ends of a piece are loaded as a word, and weighted by an instruction.
+#[unsafe(naked)]
+unsafe extern "C" fn silu<const CLAMP: bool>(job: &Silu) {
+    macro_rules! one {
+        ($place:literal) => {
+            concat!(
+                "ldrsb r10, ",
+                $place,
+                "
+            .if {CLAMP}
+            mul r10, r10, r4
+            qadd r10, r10, r5
+            .else
+            mla r10, r10, r4, r5
+            .endif
+            asr r12, r10, #24
+            ldr r12, [r6, r12, lsl #1]
+            ubfx r11, r10, #16, #8
+            mla r11, r11, r7, r8
+            smlad r10, r12, r11, r9
+            ssat r10, #8, r10, asr #15
+            strb r10, ",
+                $place,
+                "
+            "
+            )
+        };
+    }
+    macro_rules! two {
+        () => {
+            concat!(one!("[r0]"), one!("[r0, r1]"), "add r0, r0, r2\n")
+        };
+    }
+    naked_asm!(
+        cpu!(),
+        "push {{r4, r5, r6, r7, r8, r9, r10, r11, r12, lr}}",
+        "mov lr, r0",
+        "ldrd r0, r1, [lr]",
+        "ldrd r3, r4, [lr, #8]",
+        "ldrd r5, r6, [lr, #16]",
+        "lsl r2, r1, #1",
+        // 65535 f + 256 is the pair 256 - f, f.
+        "movw r7, #65535",
+        "mov r8, #256",
+        "mov r9, #16384",
+        "subs r3, #4",
+        "blo 3f",
+        "2:",
+        two!(), two!(),
+        "subs r3, #4",
+        "bhs 2b",
+        "3: adds r3, #4",
+        "beq 5f",
+        "4:",
+        one!("[r0]"),
+        "add r0, r0, r1",
+        "subs r3, #1",
+        "bne 4b",
+        "5: pop {{r4, r5, r6, r7, r8, r9, r10, r11, r12, pc}}",
+        CLAMP = const CLAMP as u8,
+    )
+}
