@@ -15,10 +15,15 @@ need() { command -v "$1" >/dev/null || { apt-get update && apt-get install -y --
 
 # Sets `cargo` to what can compile for a target.
 find_cargo() {
+    local sources=/usr/lib/rustlib/src/rust/library/Cargo.lock
     if rustup target add "$1" >/dev/null 2>&1; then
         cargo=(cargo)
         echo "$1: the standard library is rustup's"
-    elif [ -e "$(/usr/bin/rustc --print sysroot 2>/dev/null)/lib/rustlib/src/rust/library/Cargo.lock" ]; then
+        return
+    fi
+    [ -e "$sources" ] || { apt-get update && apt-get install -y --no-install-recommends rustc-web cargo-web rust-web-src; } ||
+        true
+    if [ -e "$sources" ]; then
         cargo=(env -u RUSTUP_TOOLCHAIN RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 /usr/bin/cargo -Zbuild-std=std,panic_abort,test)
         echo "$1: the standard library is compiled by $(/usr/bin/rustc --version)"
     else
