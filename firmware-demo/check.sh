@@ -19,6 +19,11 @@ trap 'rm -r "$log"' EXIT
 
 # The host's pictures are what every board has to make.
 cargo run --quiet --release --bin self_test >"$log/host"
+# And they are those of `traflow-run tests/golden/gray-int8-v2.traflow --count 2 --digest`.
+diff - <(grep '^picture' "$log/host") <<'END' || fail "the host's pictures are not those of traflow-run"
+picture: seed 0 941df8ad8079e5ff034d670504b0bae762ca88b0efd653979e8f454870a76b20
+picture: seed 1 ba64416247c86def836e23e9125bd0700f5030d65bd46016adb8051608c69c94
+END
 boards=(lm3s6965evb an386 an505 rv32)
 [ "${1:-}" != all ] || boards=(an500 an547 virt64)
 for board in "${boards[@]}"; do

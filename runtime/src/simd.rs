@@ -12,6 +12,7 @@ pub(crate) mod dot;
 pub(crate) mod dsp;
 mod grid;
 mod lanes;
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
 mod scalar;
 #[cfg(feature = "threads")]
 mod team;
@@ -264,6 +265,7 @@ pub struct Isa(Token);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
+    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
     Scalar(scalar::Scalar),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
@@ -296,12 +298,20 @@ pub enum IsaError {
 }
 
 impl Isa {
-    /// Plain Rust, without instructions of a certain processor.
+    /// Plain Rust, without instructions of a certain processor. A module for pages with simd128 does not have it: it
+    /// runs only where that is there, and is fetched by whoever waits for a page.
+    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
     pub const SCALAR: Self = Self(Token::Scalar(scalar::Scalar));
+
+    /// What every processor has that this build runs on.
+    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
+    const LEAST: Self = Self::SCALAR;
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown"))]
+    const LEAST: Self = Self(Token::Wasm(wasm::Wasm));
 
     /// The fastest of this processor.
     pub fn detect() -> Self {
-        Self::all().last().unwrap_or(Self::SCALAR)
+        Self::all().last().unwrap_or(Self::LEAST)
     }
 
     /// All that this processor has, the slowest first.
@@ -315,17 +325,15 @@ impl Isa {
         ];
         #[cfg(target_arch = "aarch64")]
         let more = [neon::Neon::detect().map(Token::Neon), None];
-        #[cfg(target_arch = "wasm32")]
-        let more: [Option<Token>; 2] = [
-            #[cfg(target_feature = "simd128")]
-            Some(Token::Wasm(wasm::Wasm)),
-            #[cfg(not(target_feature = "simd128"))]
-            None,
-            None,
-        ];
-        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "wasm32")))]
+        #[cfg(all(target_arch = "wasm32", target_feature = "simd128", not(target_os = "unknown")))]
+        let more = [Some(Token::Wasm(wasm::Wasm)), None];
+        #[cfg(not(any(
+            target_arch = "x86_64",
+            target_arch = "aarch64",
+            all(target_arch = "wasm32", target_feature = "simd128", not(target_os = "unknown"))
+        )))]
         let more: [Option<Token>; 2] = [None; 2];
-        core::iter::once(Self::SCALAR).chain(more.into_iter().flatten().map(Self))
+        core::iter::once(Self::LEAST).chain(more.into_iter().flatten().map(Self))
     }
 
     /// The one of this name.
@@ -340,6 +348,7 @@ impl Isa {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self.0 {
+            #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
             Token::Scalar(_) => NAMES[0],
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(_) => NAMES[1],
@@ -378,6 +387,7 @@ impl Isa {
     /// Runs a kernel, compiled for this instruction set.
     pub fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
         match self.0 {
+            #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
             Token::Scalar(s) => kernel.run(s, scratch),
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(s) => s.run(kernel, scratch),

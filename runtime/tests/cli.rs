@@ -235,3 +235,34 @@ fn a_full_disk_leaves_the_earlier_file_whole() {
     assert!(text.starts_with("error: writing earlier.png"), "{text}");
     assert_eq!(std::fs::read(folder.path().join("earlier.png")).unwrap(), b"whole");
 }
+
+#[test]
+fn a_point_between_seeds_is_a_picture_with_a_name() {
+    let folder = folder();
+    let run = |arguments: &[&str]| run(folder.path(), arguments);
+    std::fs::write(folder.path().join("int.traflow"), integers(100, 0)).unwrap();
+    let digest = |seed: &str| {
+        let (code, stdout, stderr) = run(&["int.traflow", "--seed", seed, "--digest"]);
+        assert_eq!((code, &*stderr), (Some(0), ""));
+        stdout.split_once("  seed ").unwrap().0.to_owned()
+    };
+    assert_eq!(digest("7,8,9,10@0,256"), digest("9"));
+    let between = digest("7,8,9,10@100,30");
+    assert!(["7", "8", "9", "10"].iter().all(|seed| digest(seed) != between));
+    let (code, ..) = run(&["int.traflow", "--seed", "7,8,9,10@100,30", "-o", "between.png"]);
+    assert_eq!(code, Some(0));
+    let (code, stdout, _) = run(&["--verify", "between.png", "--model", "int.traflow"]);
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("from seed 7,8,9,10@100,30, count 1"), "{stdout}");
+    for (seed, code, message) in [
+        ("7,8,9@1,2", 2, "7,8,9 is not 4 whole numbers from 0 to 18446744073709551615"),
+        ("7,8,9,10@1,257", 2, "1,257 is not 2 whole numbers from 0 to 256"),
+        ("seven", 2, "it is no whole number"),
+    ] {
+        let (found, _, stderr) = run(&["int.traflow", "--seed", seed, "--digest"]);
+        assert_eq!(found, Some(code));
+        assert!(stderr.contains(message), "{stderr}");
+    }
+    let (code, _, stderr) = run(&["int.traflow", "--seed", "7,8,9,10@1,2", "--count", "2", "--digest"]);
+    assert_eq!((code, &*stderr), (Some(1), "error: a point between seeds is one picture, not 2\n"));
+}

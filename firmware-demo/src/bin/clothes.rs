@@ -5,7 +5,7 @@
 mod device {
     use firmware_demo::board::println;
     use firmware_demo::oled::{Button, Buttons, Oled};
-    use firmware_demo::{MODEL, draw, fingerprint};
+    use firmware_demo::{Digest, MODEL, draw};
     use traflow_runtime::{Aligned, IntegerEngine, Mix, Model};
 
     firmware_demo::entry!(main);
@@ -46,7 +46,7 @@ mod device {
             };
             let Ok(()) = draw::label(oled, &picture, seeds, at);
             oled.flush();
-            println!("shown: seed {seed} at {at} {:016x}", fingerprint(picture.bytes()));
+            println!("shown: seed {seed} at {at} {}", Digest::of(&picture));
             match buttons.pressed() {
                 Some(Button::Up) => (seed, at) = (seed.wrapping_add(1), 0),
                 Some(Button::Down) => (seed, at) = (seed.wrapping_sub(1), 0),

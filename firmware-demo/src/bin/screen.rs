@@ -4,7 +4,7 @@
 
 use firmware_demo::board::println;
 use firmware_demo::ramfb::Ramfb;
-use firmware_demo::{MODEL, draw, fingerprint};
+use firmware_demo::{Digest, MODEL, draw};
 use traflow_runtime::{Aligned, IntegerEngine, Model};
 
 firmware_demo::entry!(main);
@@ -40,7 +40,7 @@ fn main() -> u8 {
             let seed = first + u64::from(index);
             let Ok(picture) = engine.generate(seed, steps) else { return 3 };
             let Ok(()) = draw::cell(screen, &picture, index);
-            println!("shown: seed {seed} at 0 {:016x}", fingerprint(picture.bytes()));
+            println!("shown: seed {seed} at 0 {}", Digest::of(&picture));
         }
         println!("screen: {first} to {}", first + u64::from(count) - 1);
     }

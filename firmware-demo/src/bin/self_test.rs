@@ -4,7 +4,7 @@
 #[cfg(target_os = "none")]
 mod device {
     use firmware_demo::board::{clock, println};
-    use firmware_demo::{MODEL, fingerprint};
+    use firmware_demo::{Digest, MODEL};
     use traflow_runtime::{Aligned, IntegerEngine, Model};
 
     firmware_demo::entry!(main);
@@ -45,7 +45,7 @@ mod device {
         let steps = model.steps().next().unwrap_or(1);
         for seed in 0..SEEDS {
             match engine.generate(seed, steps) {
-                Ok(picture) => println!("picture: seed {seed} {:016x}", fingerprint(picture.bytes())),
+                Ok(picture) => println!("picture: seed {seed} {}", Digest::of(&picture)),
                 Err(error) => {
                     println!("error: {error}");
                     return FAILED;
@@ -74,7 +74,7 @@ mod device {
 /// The digests of the same pictures, on the host.
 #[cfg(not(target_os = "none"))]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    use firmware_demo::{MODEL, fingerprint};
+    use firmware_demo::{Digest, MODEL};
     use traflow_runtime::{IntegerEngine, Model};
     let model = Model::new(MODEL.bytes())?;
     let mut arena = vec![0; IntegerEngine::arena_bytes(&model)];
@@ -83,7 +83,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("self-test: passed");
     let steps = model.steps().next().unwrap_or(1);
     for seed in 0..2 {
-        println!("picture: seed {seed} {:016x}", fingerprint(engine.generate(seed, steps)?.bytes()));
+        println!("picture: seed {seed} {}", Digest::of(&engine.generate(seed, steps)?));
     }
     Ok(())
 }

@@ -4,7 +4,7 @@
 use embedded_graphics::pixelcolor::{Gray4, Rgb888};
 use embedded_graphics::prelude::*;
 use embedded_graphics_simulator::{OutputSettingsBuilder, SimulatorDisplay};
-use firmware_demo::{MODEL, draw, fingerprint};
+use firmware_demo::{Digest, MODEL, draw};
 use traflow_runtime::{IntegerEngine, Mix, Model};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut oled = SimulatorDisplay::<Gray4>::new(Size::new(128, 64));
     for (seed, at) in (0..4).flat_map(|seed| [0, 64, 128, 192].map(|at| (seed, at))) {
         let picture = engine.mix(&Mix::new([seed, seed + 1, seed, seed + 1], [at, 0]), steps)?;
-        println!("shown: seed {seed} at {at} {:016x}", fingerprint(picture.bytes()));
+        println!("shown: seed {seed} at {at} {}", Digest::of(&picture));
         draw::label(&mut oled, &picture, [seed, seed + 1], at)?;
     }
     let picture = engine.generate(1, steps)?;

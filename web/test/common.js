@@ -1,0 +1,28 @@
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+
+export const root = new URL("../../", import.meta.url);
+export const programs = new URL(`${process.env.TRAFLOW_PROGRAMS ?? "target/debug"}/`, root);
+
+/** Two files of integers, one of floating point, and models of the playground: `web/build playground` has made them. */
+export const MODELS = [
+  "tests/golden/gray-int8-v2.traflow",
+  "tests/golden/colour-int8-v2.traflow",
+  "tests/golden/tiny-v3.traflow",
+  "web/dist/models/fashion-int8.traflow",
+  "web/dist/models/fashion-fp16.traflow",
+];
+
+export const bytes = (path) => new Uint8Array(readFileSync(new URL(path, root)));
+
+/**
+ * What traflow-run gives. For files of floating point in plain Rust: it rounds as WebAssembly does, which has no fused
+ * multiply-add; those of integers do not depend on it.
+ */
+export function digests(path, { seed, steps, count = 1 }) {
+  const options = ["--seed", String(seed), "--steps", String(steps), "--count", String(count), "--digest", "--json"];
+  const program = fileURLToPath(new URL("traflow-run", programs));
+  const env = path.includes("int8") ? process.env : { ...process.env, TRAFLOW_ISA: "scalar" };
+  return JSON.parse(execFileSync(program, [fileURLToPath(new URL(path, root)), ...options], { env })).digests;
+}
