@@ -53,7 +53,7 @@ fn picture(path: &Path, steps: usize) -> Vec<u8> {
     let words: Vec<u32> = file.chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect();
     let model = Model::new(bytemuck::cast_slice(&words)).unwrap();
     let mut arena = vec![0; Engine::arena_bytes(&model)];
-    if path.to_str().unwrap().contains("int8") {
+    if path.file_name().unwrap().to_str().unwrap().contains("int8") {
         IntegerEngine::new(model, &mut arena).unwrap().generate(SEED, steps).unwrap().bytes().collect()
     } else {
         let shape = model.image().shape();
