@@ -368,6 +368,7 @@ impl Isa {
     /// The vectors of integers that it has; kernels do without them where there are none.
     pub fn vectors(self) -> Option<Vectors> {
         match self.0 {
+            #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
             Token::Scalar(_) => None,
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(s) => Some(Vectors::Avx2(s)),
@@ -379,8 +380,9 @@ impl Isa {
             Token::Vnni(s) => Some(Vectors::Vnni(s)),
             #[cfg(target_arch = "aarch64")]
             Token::Neon(s) => Some(Vectors::Neon(s)),
+            // A page's module has no room for two forms of the kernels.
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Token::Wasm(s) => Some(Vectors::Wasm(s)),
+            Token::Wasm(s) => (!cfg!(target_os = "unknown")).then_some(Vectors::Wasm(s)),
         }
     }
 

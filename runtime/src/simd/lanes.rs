@@ -182,6 +182,7 @@ impl Vectors {
                 target_arch = "aarch64",
                 all(target_arch = "wasm32", target_feature = "simd128")
             )))]
+            #[allow(unreachable_patterns, reason = "processors without vectors have no variant")]
             _ => _ = (kernel, scratch),
         }
     }
