@@ -56,7 +56,8 @@ pub fn grid(pictures: &[f32], shape: Shape, columns: usize, gap: usize) -> Resul
 /// what a network has made and what it has learned by heart.
 pub fn beside_nearest(pictures: &[f32], images: &Images) -> Vec<f32> {
     let beside = |picture: &[f32]| {
-        let nearest = images.nearest(picture).into_iter().flat_map(|index| from_pixels(images.picture(index)));
+        let nearest =
+            images.nearest(picture).into_iter().flat_map(|index| from_pixels(images.picture(index)));
         picture.iter().copied().chain(nearest).collect::<Vec<f32>>()
     };
     pictures.chunks_exact(images.picture_len()).flat_map(beside).collect()

@@ -105,6 +105,7 @@ fn teacher_and_pairs() -> (Checkpoint, Pairs) {
         unet: unet(),
         role: Role::Teacher,
         provenance: Map::new(),
+        formats: None,
         tensors: network.tensors().unwrap(),
     };
     (checkpoint, pairs::read(folder.path(), SHAPE).unwrap())
@@ -120,7 +121,7 @@ fn a_resumed_student_is_the_student() {
     .unwrap();
     let (teacher, pairs) = teacher_and_pairs();
     let device = Device::flex();
-    let lessons = Lessons { teacher: &teacher, pairs: &pairs, images: None };
+    let lessons = Lessons { teacher: &teacher, pairs: &pairs, images: None, formats: None };
     resumed_is_whole(&config, &config.intervals, |run, progress| {
         distill::train(&config, &lessons, run, &device, progress)
     });
