@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What CI asks of the boards: `check.sh` builds for every board and runs M3, M4F, M33 and RV32; `check.sh all` runs the
+# What the boards have to pass: `check.sh` builds for every board and runs M3, M4F, M33 and RV32; `check.sh all` runs the
 # others too, and feeds damaged models to a device.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
