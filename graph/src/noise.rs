@@ -79,11 +79,6 @@ impl Noise {
         gaussian(self.word(index))
     }
 
-    /// The normally distributed numbers of four indices from `4 · block` on.
-    pub fn four(self, block: u64) -> [i32; 4] {
-        self.block(block).map(gaussian)
-    }
-
     /// The number of an index, uniform over [0, 1) in steps of 2⁻²⁴, which are exact.
     pub const fn uniform(self, index: u64) -> f32 {
         (self.word(index) >> 8) as f32 * (1.0 / (1 << 24) as f32)
