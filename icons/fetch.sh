@@ -11,5 +11,5 @@ sha256sum --check - <<'SUMS'
 7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175  iconify-json-fluent-emoji-flat-1.2.6.tgz
 SUMS
 for set in noto-1.2.9 fluent-emoji-flat-1.2.6; do
-    tar --extract --gzip --file "iconify-json-$set.tgz" --transform "s|^package|${set%-*}|" package/icons.json package/info.json
+    tar --extract --gzip --file "iconify-json-$set.tgz" --transform "s|^package|${set%-*}|" package/{icons,info,metadata}.json
 done

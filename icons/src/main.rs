@@ -3,7 +3,7 @@
 //! All variants of one emoji, of skin tone and of gender, are in the same split, in whichever set they are, so that a
 //! picture of the test split is not in the training split in another colour.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,6 +16,7 @@ use flate2::write::GzEncoder;
 use resvg::tiny_skia::{Color, Pixmap, Transform};
 use resvg::usvg::{Options, Tree};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use traflow_graph::file;
 
 /// Magic number of an IDX file of bytes in four dimensions.
@@ -43,6 +44,10 @@ struct Cli {
     /// Leave out variants of skin tone.
     #[arg(long)]
     one_tone: bool,
+    /// Draw only icons of this category, as metadata.json beside a set names it, such as "Smileys & Emotion"; may be
+    /// given several times.
+    #[arg(long = "category")]
+    categories: Vec<String>,
     /// Folder for train-images.idx.gz, test-images.idx.gz and the names of their pictures.
     #[arg(short, long)]
     output: PathBuf,
@@ -67,6 +72,14 @@ struct Icon {
     hidden: bool,
 }
 
+/// What an npm package of Iconify says of its icons beside the set.
+#[derive(Deserialize)]
+struct Metadata {
+    /// Names of icons by category.
+    #[serde(default)]
+    categories: BTreeMap<String, BTreeSet<String>>,
+}
+
 /// Pictures of a split.
 #[derive(Default)]
 struct Split {
@@ -89,10 +102,12 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     let (mut train, mut test) = (Split::default(), Split::default());
     for path in &cli.sets {
-        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        let set: Set = serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))?;
+        let set: Set = read(path)?;
+        let wanted = in_categories(path, &cli.categories)?;
         for (name, icon) in set.icons.iter().filter(|(_, icon)| !icon.hidden) {
-            if cli.one_tone && tone_free(name) != name {
+            if cli.one_tone && tone_free(name) != name
+                || wanted.as_ref().is_some_and(|names| !names.contains(name))
+            {
                 continue;
             }
             let split = if is_test(name) { &mut test } else { &mut train };
@@ -109,6 +124,29 @@ fn run(cli: &Cli) -> Result<()> {
         println!("{name}: {} pictures of 3×{size}×{size}", split.names.len(), size = cli.size);
     }
     Ok(())
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Names of the icons of these categories, by the metadata beside a set; none where all icons are wanted.
+fn in_categories(set: &Path, categories: &[String]) -> Result<Option<BTreeSet<String>>> {
+    if categories.is_empty() {
+        return Ok(None);
+    }
+    let path = set.with_file_name("metadata.json");
+    let metadata: Metadata = read(&path)?;
+    let mut names = BTreeSet::new();
+    for category in categories {
+        let of_category = metadata.categories.get(category).with_context(|| {
+            let known = metadata.categories.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            format!("{}: no category {category:?}, only {known}", path.display())
+        })?;
+        names.extend(of_category.iter().cloned());
+    }
+    Ok(Some(names))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -195,6 +233,19 @@ mod tests {
         }
         assert_eq!(tone_free("vertical-traffic-light"), "vertical-traffic-light");
         assert_ne!(base("man-artist"), base("man-cook"));
+    }
+
+    #[test]
+    fn categories_are_of_the_metadata_beside_a_set() {
+        let folder = tempfile::tempdir().unwrap();
+        let set = folder.path().join("icons.json");
+        let metadata = r#"{ "categories": { "Food": ["pear", "plum"], "Flags": ["flag"] } }"#;
+        fs::write(folder.path().join("metadata.json"), metadata).unwrap();
+        assert!(in_categories(&set, &[]).unwrap().is_none());
+        let names = in_categories(&set, &["Food".to_owned()]).unwrap().unwrap();
+        assert_eq!(names.into_iter().collect::<Vec<_>>(), ["pear", "plum"]);
+        let error = in_categories(&set, &["Fish".to_owned()]).unwrap_err().to_string();
+        assert!(error.ends_with("metadata.json: no category \"Fish\", only Flags, Food"), "{error}");
     }
 
     #[test]
