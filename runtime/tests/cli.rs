@@ -90,6 +90,17 @@ fn a_grid_is_written() {
 }
 
 #[test]
+fn pictures_are_written_as_a_data_set() {
+    let folder = folder();
+    let (code, stdout, stderr) = run(folder.path(), &["one.traflow", "--count", "2", "--pictures", "two.idx"]);
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    assert!(stdout.starts_with("two.idx: 2 pictures, "), "{stdout}");
+    let file = std::fs::read(folder.path().join("two.idx")).unwrap();
+    assert_eq!(file[..16], [0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 5, 0, 0, 0, 7]);
+    assert_eq!(file[16..], [255; 2 * 5 * 7]);
+}
+
+#[test]
 fn pictures_of_integers_are_named_and_verified() {
     let folder = folder();
     let run = |arguments: &[&str]| run(folder.path(), arguments);

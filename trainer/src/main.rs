@@ -38,7 +38,8 @@ Examples:
   traflow distill configs/fashion-student.toml --teacher teacher.safetensors --pairs pairs -o student.safetensors
   traflow distill configs/fashion-student.toml --teacher teacher.safetensors --set stage.2.steps=500 --dry-run
   traflow sample student.safetensors -o grid.png
-  traflow eval student.safetensors --features models/fashion-features.safetensors --steps 1,2,4"
+  traflow eval student.safetensors --features models/fashion-features.safetensors --steps 1,2,4
+  traflow eval --pictures pictures.idx --features models/fashion-features.safetensors"
 )]
 struct Cli {
     #[command(subcommand)]
@@ -254,15 +255,18 @@ struct SampleArgs {
     device: DeviceArgs,
 }
 
-/// Judges a checkpoint, or pairs, by the Fréchet distance on a classifier's features.
+/// Judges a checkpoint, pairs, or pictures that were made elsewhere, by the Fréchet distance on a classifier's features.
 #[derive(Args)]
 struct EvalArgs {
     /// Checkpoint of a teacher or a student.
-    #[arg(required_unless_present_any = ["pairs", "dataset"])]
+    #[arg(required_unless_present_any = ["pairs", "pictures", "dataset"])]
     checkpoint: Option<PathBuf>,
     /// Folder of pairs, whose pictures are a teacher's at many steps.
     #[arg(long)]
     pairs: Option<PathBuf>,
+    /// Pictures (IDX, plain or gzipped), as traflow-run --pictures writes them.
+    #[arg(long, value_name = "FILE")]
+    pictures: Vec<PathBuf>,
     /// The classifier; trained and written if there is none.
     #[arg(long)]
     features: PathBuf,
@@ -532,6 +536,11 @@ fn evaluate(args: &EvalArgs) -> Result<()> {
         let count = args.count.min(pairs.len());
         let pictures = &pairs.images[..count * shape.elements()];
         report.judge(&features, format!("pairs, {}", pairs.sampler), pictures, shape)?;
+    }
+    for path in &args.pictures {
+        let images = data::read_images(path)?;
+        let pictures = data::from_pixels(&images.pixels);
+        report.judge(&features, path.display().to_string(), &pictures, images.shape())?;
     }
     if let Some(path) = &args.checkpoint {
         let (checkpoint, _) = read_checkpoint(path)?;

@@ -38,6 +38,7 @@ Examples:
   traflow-run digits.traflow --seed 7 -o seven.png
   traflow-run digits.traflow --count 64 --steps 4 -o grid.png
   traflow-run digits.traflow --count 64 -o grid.png --json
+  traflow-run digits.traflow --count 5000 --pictures pictures.idx
   traflow-run digits.traflow --seed 7 --digest
   traflow-run digits.traflow --seed 7,8,9,10@64,192 -o between.png
   traflow-run digits.traflow --self-test
@@ -74,8 +75,15 @@ struct Arguments {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: u16,
     /// PNG file to write, all pictures in a grid
-    #[arg(short, long, required_unless_present_any = ["digest", "self_test", "verify", "bench", "profile"])]
+    #[arg(
+        short,
+        long,
+        required_unless_present_any = ["pictures", "digest", "self_test", "verify", "bench", "profile"],
+    )]
     output: Option<PathBuf>,
+    /// IDX file to write, all pictures one after the other, as data sets are kept
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["self_test", "verify", "bench", "profile"])]
+    pictures: Option<PathBuf>,
     /// Print the SHA-256 of each picture's bytes, by row, column and channel
     #[arg(long)]
     digest: bool,
@@ -240,9 +248,10 @@ impl Request {
     }
 }
 
-/// Pictures, the SHA-256 of each and of all, and the median of the milliseconds that one takes.
+/// Pictures, as a grid and as an IDX file, the SHA-256 of each and of all, and the median of the milliseconds that one takes.
 struct Made {
     grid: Grid,
+    idx: Vec<u8>,
     digests: Vec<String>,
     digest: String,
     median: f64,
@@ -319,17 +328,21 @@ impl<'m, 'a> Runner<'m, 'a> {
             count == 1 || matches!(seed, Source::Seed(_)),
             "a point between seeds is one picture, not {count}"
         );
-        let mut grid = Grid::new(self.model().image().shape(), count as usize)?;
+        let shape = self.model().image().shape();
+        let mut grid = Grid::new(shape, count as usize)?;
+        let mut idx = idx_header(shape, count);
         let (mut times, mut digests, mut all) = (Vec::new(), Vec::new(), Sha256::new());
         for index in 0..count {
             let start = Instant::now();
             let picture = self.picture(seed.next(index), steps)?;
             times.push(milliseconds(start));
             grid.put(index as usize, &picture);
+            let channels = usize::from(shape.channels);
+            idx.extend((0..channels).flat_map(|channel| picture.iter().skip(channel).step_by(channels)));
             digests.push(hex(&picture));
             all.update(&picture);
         }
-        Ok(Made { grid, digests, digest: lower_hex(&all.finalize()), median: median(&mut times) })
+        Ok(Made { grid, idx, digests, digest: lower_hex(&all.finalize()), median: median(&mut times) })
     }
 }
 
@@ -384,12 +397,13 @@ fn map(path: &Path) -> Result<Mmap> {
 /// Makes pictures, and writes them where that was asked for. What was done, as text and as JSON.
 fn pictures(arguments: &Arguments, runner: &mut Runner<'_, '_>, model: &str) -> Result<(String, Value)> {
     let request = Request { seed: arguments.seed, count: arguments.count, steps: arguments.steps };
-    let Made { grid, digests, digest: of_all, median } = runner.make(request)?;
+    let Made { grid, idx, digests, digest: of_all, median } = runner.make(request)?;
     let mut lines = Vec::new();
     let (sizes, Request { seed, count, steps }) = (runner.model(), request);
     let mut result = json!({
         "model_digest": model, "seed": seed.json(), "count": count, "steps": steps, "ms_per_image": median,
         "arena_bytes": sizes.arena_bytes(), "weights_bytes": sizes.weights_bytes(), "output": arguments.output,
+        "pictures": arguments.pictures,
     });
     if arguments.digest {
         let seeds = (0..).map(|index| seed.next(index));
@@ -400,6 +414,10 @@ fn pictures(arguments: &Arguments, runner: &mut Runner<'_, '_>, model: &str) -> 
         let texts = request.texts(model, &of_all);
         grid.save(output, &texts).with_context(|| format!("writing {}", output.display()))?;
         lines.push(format!("{}: {count} pictures, {median:.2} ms each", output.display()));
+    }
+    if let Some(path) = &arguments.pictures {
+        traflow_graph::file::write(path, &idx).with_context(|| format!("writing {}", path.display()))?;
+        lines.push(format!("{}: {count} pictures, {median:.2} ms each", path.display()));
     }
     Ok((lines.join("\n"), result))
 }
@@ -515,6 +533,14 @@ fn peak(isa: Isa) -> f64 {
         macs as f64 * rounds as f64 / start.elapsed().as_secs_f64() / 1e9
     };
     (0..5).map(rate).fold(0.0, f64::max)
+}
+
+/// The header of an IDX file: bytes in three dimensions, or in four where pictures have channels.
+fn idx_header(shape: Shape, count: u32) -> Vec<u8> {
+    let sizes = [count, shape.channels.into(), shape.height.into(), shape.width.into()];
+    let sizes = sizes.iter().enumerate().filter(|&(place, _)| place != 1 || shape.channels > 1);
+    let sizes: Vec<u32> = sizes.map(|(_, &size)| size).collect();
+    [0x0800 + sizes.len() as u32].iter().chain(&sizes).flat_map(|number| number.to_be_bytes()).collect()
 }
 
 fn milliseconds(start: Instant) -> f64 {
