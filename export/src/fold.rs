@@ -48,7 +48,7 @@ pub fn fold(network: &Network, moments: &[Moment]) -> Result<Network, FoldError>
             parameters.bias.extend(value);
         }
     }
-    Network::new(nodes, parameters).map_err(FoldError::Graph)
+    Network::new(nodes, parameters, network.values.clone()).map_err(FoldError::Graph)
 }
 
 #[cfg(test)]
@@ -61,7 +61,7 @@ mod tests {
     fn network(g: Builder) -> Network {
         let graph = g.finish().unwrap();
         let parameters = vec![Parameters::default(); graph.nodes().len()];
-        Network { graph, parameters }
+        Network::trained(graph, parameters)
     }
 
     #[test]

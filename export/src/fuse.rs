@@ -32,7 +32,7 @@ pub fn fuse_constants(network: Network) -> Result<Network, GraphError> {
 }
 
 fn rewrite(network: Network, all: bool) -> Result<Network, GraphError> {
-    let Network { graph, mut parameters } = network;
+    let Network { graph, mut parameters, values } = network;
     let mut nodes = graph.into_nodes();
     for index in 0..nodes.len() {
         match nodes[index].op {
@@ -42,7 +42,8 @@ fn rewrite(network: Network, all: bool) -> Result<Network, GraphError> {
             _ => {}
         }
     }
-    Network::new(nodes, parameters)
+    // A node that took the work of others stands in the place of the last of them, whose value it computes.
+    Network::new(nodes, parameters, values)
 }
 
 /// Whether one node alone reads this value, once.
@@ -162,7 +163,7 @@ mod tests {
             }
         };
         let parameters = graph.nodes().iter().enumerate().map(of_node).collect();
-        let trained = Network { graph, parameters };
+        let trained = Network::trained(graph, parameters);
         let schedules = schedules(&[1, 3]);
         let fused = fuse(fold(&trained, &schedules.concat()).unwrap()).unwrap();
         let file = write(&ModelSource {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 use traflow_graph::checkpoint::Checkpoint;
+use traflow_graph::formats::{Format, Formats};
 use traflow_graph::model::{Dtype, Model, ModelError, Moment, VERSION_OF_INTEGERS};
 use traflow_graph::op::Op;
 use traflow_graph::plan::plan_integers;
@@ -16,7 +17,7 @@ use crate::fold::fold;
 use crate::fuse::fuse;
 use crate::network::Network;
 use crate::quality::{self, NodeQuality, Psnr};
-use crate::quantise::{Format, Source, formats, quantise, widths};
+use crate::quantise::{Source, formats, named, quantise, trained_formats, widths};
 use crate::{ExportError, integer, made, provenance, schedules};
 
 /// What a model file of integers is to be like.
@@ -54,6 +55,8 @@ impl Default for Options {
 pub struct Exported {
     /// The file.
     pub file: Vec<u8>,
+    /// The formats of the values of the trained network, at the first moment.
+    pub formats: Formats,
     /// What is in it, and how near its pictures are to those of the network.
     pub report: Report,
 }
@@ -82,6 +85,8 @@ pub enum IntegersError {
     NoSteps,
     #[error("node {index} ({name}): its operation is not written to files of integers")]
     Operation { index: usize, name: String },
+    #[error("the formats that the checkpoint was trained for are not those of its network")]
+    Formats,
     #[error("reading the file back: {0}")]
     Model(#[from] ModelError),
     #[error("running the file: {0}")]
@@ -106,7 +111,8 @@ const VERIFIED: u64 = 2;
 /// Seeds that a sensitivity is measured with.
 const SENSITIVITY: u64 = 2;
 
-/// Turns a checkpoint into a model file of integers. The same checkpoint and options are the same bytes.
+/// Turns a checkpoint into a model file of integers. The same checkpoint and options are the same bytes. One that was
+/// trained for integers has its formats; what the options say of ranges is for others.
 ///
 /// # Errors
 /// Where the network does not fit into a model file, or the runtime computes anything else than the definition.
@@ -128,11 +134,13 @@ pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, Ex
         &network,
         &schedules,
         options,
+        checkpoint.formats.as_ref(),
         &provenance(checkpoint, &made(VERSION_OF_INTEGERS, Dtype::I8, &schedules)),
     )
 }
 
-/// Turns a network whose nodes that depend on time alone are constants into a model file of integers.
+/// Turns a network whose nodes that depend on time alone are constants into a model file of integers, with the formats that
+/// it was trained for or with ones that are chosen.
 ///
 /// # Errors
 /// As [`export`].
@@ -140,25 +148,39 @@ pub fn export_network(
     network: &Network,
     schedules: &[Vec<Moment>],
     options: &Options,
+    trained: Option<&Formats>,
     provenance: &str,
 ) -> Result<Exported, ExportError> {
     let moments = schedules.concat();
     if moments.is_empty() {
         return Err(IntegersError::NoSteps.into());
     }
-    let statistics = calibrate(network, schedules, options.seeds);
-    let wide = islands(network, &statistics, moments[0], options);
-    let formats = all_formats(network, &statistics, &wide, options);
-    let seen = options.correct_bias.then_some(&*statistics.0);
-    let mut nodes = quantise(&Source { network, moments: &moments, formats: &formats, seen });
+    let (formats, mut nodes) = match trained {
+        // Its weights and biases have learned what rounding does.
+        Some(trained) => {
+            let formats = trained_formats(network, trained).ok_or(IntegersError::Formats)?;
+            let formats = vec![formats; moments.len()];
+            let nodes = quantise(&Source { network, moments: &moments, formats: &formats, seen: None });
+            (formats, nodes)
+        }
+        None => {
+            let statistics = calibrate(network, schedules, options.seeds);
+            let wide = islands(network, &statistics, moments[0], options);
+            let formats = all_formats(network, &statistics, &wide, options);
+            let seen = options.correct_bias.then_some(&*statistics.0);
+            let nodes = quantise(&Source { network, moments: &moments, formats: &formats, seen });
+            (formats, nodes)
+        }
+    };
 
+    let wide: Vec<bool> = formats[0].iter().map(|format| format.wide).collect();
     let (graph, plan) = (&network.graph, &plan_integers(&network.graph, &wide));
     let write =
         |nodes: &[IntegerNode]| write_integers(&IntegerSource { graph, plan, schedules, nodes, provenance });
     digests(&write(&nodes)?, &mut nodes)?;
     let file = write(&nodes)?;
     let report = verify(network, schedules, &formats, &file)?;
-    Ok(Exported { file, report })
+    Ok(Exported { file, formats: named(network, &formats[0]), report })
 }
 
 /// Which values have 16 bits: those whose rounding to 8 causes more than its share of the picture's error.

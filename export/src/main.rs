@@ -22,6 +22,7 @@ Examples:
   traflow-export student.safetensors --f32 --steps 1,2,4 -o digits.traflow
   traflow-export student.safetensors --onnx digits.onnx --test-data test_data_set_0
   traflow-export student.safetensors --int8 --observer percentile -o digits.traflow
+  traflow-export student.safetensors --int8 --formats formats.json -o digits.traflow
   traflow-export teacher.safetensors --fp16 --steps 100 -o teacher.traflow --json";
 
 /// Turns a checkpoint into a model file, or into an ONNX file for other runtimes.
@@ -101,6 +102,12 @@ struct Calibration {
     /// Values that cause more than this part of the picture's error get 16 bits
     #[arg(long, default_value_t = 0.02, value_name = "PART", requires = "int8")]
     island_share: f64,
+    /// JSON file to write: how integers stand for each value, for traflow distill --qat
+    #[arg(long, value_name = "FILE", requires = "int8", conflicts_with = "per_step")]
+    formats: Option<PathBuf>,
+    /// Choose ranges anew for a checkpoint that was trained for integers
+    #[arg(long, requires = "int8")]
+    recalibrate: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -150,9 +157,20 @@ fn run(arguments: &Arguments) -> Result<()> {
 
 /// Writes a model file; gives the report as JSON and as text.
 fn to_model(checkpoint: &Checkpoint, arguments: &Arguments, output: &Path) -> Result<(Value, String)> {
-    let (file, json, text) = exported(checkpoint, arguments).with_context(|| exporting(arguments))?;
+    if arguments.precision.int8 {
+        let integers::Exported { file, formats, report } =
+            to_integers(checkpoint, arguments).with_context(|| exporting(arguments))?;
+        write(output, &file)?;
+        if let Some(path) = &arguments.calibration.formats {
+            formats.write(path)?;
+        }
+        return Ok((report.json(), report.to_string()));
+    }
+    let weights = if arguments.precision.f32 { Dtype::F32 } else { Dtype::F16 };
+    let options = Options { weights, steps: arguments.steps.clone(), winograd: !arguments.no_winograd };
+    let Exported { file, report } = export(checkpoint, &options).with_context(|| exporting(arguments))?;
     write(output, &file)?;
-    Ok((json, text))
+    Ok((report.json(), report.to_string()))
 }
 
 /// Writes an ONNX file; gives the report as JSON and as text.
@@ -184,31 +202,26 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     file::write(path, bytes).with_context(|| format!("writing {}", path.display()))
 }
 
-/// A model file, and the report on it as JSON and as text.
-fn exported(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<(Vec<u8>, Value, String), ExportError> {
-    let (Precision { f32: single, int8, .. }, calibration) = (&arguments.precision, &arguments.calibration);
-    let steps = arguments.steps.clone();
-    if *int8 {
-        let options = integers::Options {
-            steps,
-            observer: match calibration.observer {
-                ObserverName::Minmax => Observer::MinMax,
-                ObserverName::Percentile => Observer::Percentile(calibration.percentile),
-                ObserverName::Mse => Observer::Mse,
-                ObserverName::Kl => Observer::Kl,
-            },
-            seeds: calibration.calibration_seeds,
-            per_step: calibration.per_step,
-            correct_bias: !calibration.no_bias_correction,
-            island_share: calibration.island_share,
-        };
-        let integers::Exported { file, report } = integers::export(checkpoint, &options)?;
-        return Ok((file, report.json(), report.to_string()));
+/// A model file of integers.
+fn to_integers(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<integers::Exported, ExportError> {
+    let calibration = &arguments.calibration;
+    let options = integers::Options {
+        steps: arguments.steps.clone(),
+        observer: match calibration.observer {
+            ObserverName::Minmax => Observer::MinMax,
+            ObserverName::Percentile => Observer::Percentile(calibration.percentile),
+            ObserverName::Mse => Observer::Mse,
+            ObserverName::Kl => Observer::Kl,
+        },
+        seeds: calibration.calibration_seeds,
+        per_step: calibration.per_step,
+        correct_bias: !calibration.no_bias_correction,
+        island_share: calibration.island_share,
+    };
+    if calibration.recalibrate {
+        return integers::export(&Checkpoint { formats: None, ..checkpoint.clone() }, &options);
     }
-    let weights = if *single { Dtype::F32 } else { Dtype::F16 };
-    let Exported { file, report } =
-        export(checkpoint, &Options { weights, steps, winograd: !arguments.no_winograd })?;
-    Ok((file, report.json(), report.to_string()))
+    integers::export(checkpoint, &options)
 }
 
 /// An error and its causes in one line. The messages of the libraries end with those of their causes, which are not

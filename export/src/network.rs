@@ -13,6 +13,9 @@ pub struct Network {
     pub graph: Graph,
     /// The parameters, one entry a node.
     pub parameters: Vec<Parameters>,
+    /// For each node the one of the trained network whose value it computes: a convolution that took a sum is named as it
+    /// was, and its value is the sum.
+    pub values: Vec<String>,
 }
 
 /// Parameters of one node; empty where it has none.
@@ -49,14 +52,24 @@ impl Network {
             }
             parameters.push(of_node);
         }
-        Ok(Self { graph, parameters })
+        Ok(Self::trained(graph, parameters))
+    }
+
+    /// A network as it was trained.
+    pub fn trained(graph: Graph, parameters: Vec<Parameters>) -> Self {
+        let values = graph.nodes().iter().map(|node| node.name.clone()).collect();
+        Self { graph, parameters, values }
     }
 
     /// A network of those nodes that the last one depends on, in their order.
     ///
     /// # Errors
     /// Where they are no graph.
-    pub fn new(nodes: Vec<Node>, mut parameters: Vec<Parameters>) -> Result<Self, GraphError> {
+    pub fn new(
+        nodes: Vec<Node>,
+        mut parameters: Vec<Parameters>,
+        mut values: Vec<String>,
+    ) -> Result<Self, GraphError> {
         let mut needed = vec![false; nodes.len()];
         if let Some(output) = needed.last_mut() {
             *output = true;
@@ -73,9 +86,10 @@ impl Network {
             node.inputs.iter_mut().for_each(|input| *input = Value(places[input.index()]));
             kept.push(node);
         }
-        let mut needed = needed.into_iter();
-        parameters.retain(|_| needed.next().unwrap_or(false));
-        Ok(Self { graph: Graph::new(kept)?, parameters })
+        let (mut of_parameters, mut of_values) = (needed.iter(), needed.iter());
+        parameters.retain(|_| *of_parameters.next().unwrap_or(&false));
+        values.retain(|_| *of_values.next().unwrap_or(&false));
+        Ok(Self { graph: Graph::new(kept)?, parameters, values })
     }
 
     /// The parameters rounded to f32.

@@ -1,12 +1,13 @@
 //! How good the pictures of integers are, and which nodes cost them how much.
 
+use traflow_graph::formats::Format;
 use traflow_graph::model::{Model, Moment};
 use traflow_graph::noise::Noise;
 use traflow_graph::op::Op;
 
 use crate::integer;
 use crate::network::Network;
-use crate::quantise::{Format, Weight};
+use crate::quantise::Weight;
 use crate::reference::{self, Inputs, evaluate, generate};
 
 /// What integers cost at one node.

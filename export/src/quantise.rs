@@ -1,62 +1,13 @@
 //! Turns a network into integers: the formats of its values, and from them every factor, zero point and table.
 
+use traflow_graph::formats::{Format, Formats, Part, weight_integer, weight_unit};
 use traflow_graph::model::Moment;
 use traflow_graph::op::Op;
-use traflow_graph::quant::{AFFINE_BITS, IMAGE_BITS, Integers, QUAD, TABLE, wide};
+use traflow_graph::quant::{AFFINE_BITS, Integers, QUAD, TABLE, wide};
 use traflow_graph::write::IntegerNode;
 
 use crate::calibrate::{Histogram, Observer, Seen};
 use crate::network::{Network, Parameters};
-
-/// How a value's integers stand for real numbers.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Format {
-    /// Whether it has 16 bits; then every zero point is 0.
-    pub wide: bool,
-    /// Channels that have a scale in common.
-    pub parts: Vec<Part>,
-}
-
-/// Channels of a value with one scale: q stands for `(q - zero) · scale`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Part {
-    /// Number of channels.
-    pub channels: usize,
-    /// One unit.
-    pub scale: f64,
-    /// What stands for 0.
-    pub zero: i32,
-}
-
-impl Format {
-    /// Scale and zero point of a channel.
-    pub fn part(&self, channel: usize) -> Part {
-        let mut end = 0;
-        let holds = |part: &&Part| (end += part.channels, channel < end).1;
-        self.parts.iter().find(holds).or(self.parts.last()).copied().unwrap_or(Part {
-            channels: 1,
-            scale: 1.0,
-            zero: 0,
-        })
-    }
-
-    /// The nearest integer that stands for a real number of a channel, as a real number.
-    pub fn round(&self, channel: usize, x: f64) -> f64 {
-        let Part { scale, zero, .. } = self.part(channel);
-        let [least, most] = if self.wide { [-32768.0, 32767.0] } else { [-128.0, 127.0] };
-        let zero = f64::from(zero);
-        ((x / scale + zero + 0.5).floor().clamp(least, most) - zero) * scale
-    }
-
-    /// Of pictures between two steps.
-    pub fn of_image(channels: u16) -> Self {
-        Self::single(channels, true, [f64::exp2(-f64::from(IMAGE_BITS)), 0.0])
-    }
-
-    fn single(channels: u16, wide: bool, [scale, zero]: [f64; 2]) -> Self {
-        Self { wide, parts: vec![Part { channels: channels.into(), scale, zero: zero as i32 }] }
-    }
-}
 
 /// The widths that a file allows, from those that are wanted: the picture and constants are wide, and so is the
 /// velocity; what an attention reads is not, and an upsampling has the width of its input.
@@ -80,54 +31,102 @@ pub fn widths(network: &Network, mut wide: Vec<bool>) -> Vec<bool> {
 
 /// The formats of all values for what was seen of them.
 pub fn formats(network: &Network, seen: &[Seen], wide: &[bool], observer: Observer) -> Vec<Format> {
+    build(network, wide, &mut |unit| {
+        let Unit { index, source, part, wide, symmetric } = unit;
+        // The half of a concatenation is the whole of another value.
+        let part = if source == index { part } else { 0 };
+        scale(&seen[source].parts[part], wide, symmetric, observer)
+    })
+}
+
+/// The formats of all values as a network was trained for them; `None` where they are of another network.
+pub fn trained_formats(network: &Network, trained: &Formats) -> Option<Vec<Format>> {
+    let of_value = |(index, name): (usize, &String)| match network.graph.nodes()[index].op {
+        Op::Constant { .. } => Some(constant(network, index)),
+        _ => trained.0.get(name).cloned(),
+    };
+    let expected: Vec<Format> = network.values.iter().enumerate().map(of_value).collect::<Option<_>>()?;
+    let wide: Vec<bool> = expected.iter().map(|format| format.wide).collect();
+    // What the parts of a value are follows from the network, not from the file.
+    let built = build(network, &wide, &mut |Unit { index, part, .. }| {
+        let parts = &expected[index].parts;
+        let part = parts.get(part).or(parts.last());
+        part.map_or([1.0, 0.0], |&Part { scale, zero, .. }| [scale, zero.into()])
+    });
+    (wide == widths(network, wide.clone()) && built == expected).then_some(built)
+}
+
+/// The formats by the names of the trained network, to be trained for.
+pub fn named(network: &Network, formats: &[Format]) -> Formats {
+    let nodes = network.graph.nodes().iter().zip(&network.values).zip(formats);
+    let nodes = nodes.filter(|((node, _), _)| !matches!(node.op, Op::Constant { .. }));
+    Formats(nodes.map(|((_, name), format)| (name.clone(), format.clone())).collect())
+}
+
+/// A scale that has to be chosen.
+#[derive(Clone, Copy)]
+struct Unit {
+    /// The node of the value.
+    index: usize,
+    /// The part of the value.
+    part: usize,
+    /// The node whose numbers these are.
+    source: usize,
+    wide: bool,
+    /// Whether the zero point is 0.
+    symmetric: bool,
+}
+
+/// Formats made of scales and zero points that `choose` gives.
+fn build(network: &Network, wide: &[bool], choose: &mut dyn FnMut(Unit) -> [f64; 2]) -> Vec<Format> {
     let nodes = network.graph.nodes();
     let mut formats: Vec<Format> = Vec::new();
     for (index, node) in nodes.iter().enumerate() {
         let (channels, wide) = (node.shape.channels, wide[index]);
         let input = |place: usize| &formats[node.inputs[place].index()];
-        let scale = |part: &Histogram, symmetric| scale(part, wide, symmetric, observer);
+        let mut part = |part: usize, channels: usize, source: usize, symmetric: bool| {
+            let [scale, zero] = choose(Unit { index, part, source, wide, symmetric });
+            Part { channels, scale, zero: zero as i32 }
+        };
         let format = match node.op {
             Op::Image(_) => Format::of_image(channels),
-            Op::Constant { .. } => {
-                let largest = network.parameters[index].bias.iter().fold(0.0f64, |m, x| m.max(x.abs()));
-                Format::single(channels, true, [largest.max(1e-30) / 32767.0, 0.0])
-            }
+            Op::Constant { .. } => constant(network, index),
             Op::Upsample => input(0).clone(),
             // Both inputs are copied where their formats may stay.
             Op::Concat if keeps_parts(network, index) => {
-                let part = |place: usize| {
-                    let input = input(place);
+                let mut half = |place: usize| {
+                    let (source, input) = (node.inputs[place].index(), input(place));
                     if input.wide == wide && input.parts.len() == 1 {
                         return input.parts[0];
                     }
-                    let input = &node.inputs[place].index();
-                    let [scale, zero] = scale(&seen[*input].parts[0], false);
-                    let channels = nodes[*input].shape.channels.into();
-                    Part { channels, scale, zero: zero as i32 }
+                    part(place, nodes[source].shape.channels.into(), source, false)
                 };
-                Format { wide, parts: vec![part(0), part(1)] }
+                Format { wide, parts: vec![half(0), half(1)] }
             }
             // Queries, keys and values have scales of their own where a convolution gives them one.
-            _ if seen[index].parts.len() == 3 => {
+            _ if readers(network, index).any(|(_, op)| matches!(op, Op::Attention { .. })) => {
                 let third = usize::from(channels) / 3;
                 let apart = matches!(node.op, Op::Conv2d { residual: None, .. })
                     && readers(network, index).all(|(_, op)| matches!(op, Op::Attention { .. }));
-                let part = |part: &Histogram| {
-                    let [scale, zero] = scale(part, true);
-                    Part { channels: third, scale, zero: zero as i32 }
-                };
-                let parts: Vec<Part> = seen[index].parts.iter().map(part).collect();
+                let parts = [0, 1, 2].map(|kind| part(kind, third, index, true));
                 let largest = parts.iter().map(|part| part.scale).fold(0.0, f64::max);
                 match apart {
-                    true => Format { wide, parts },
-                    false => Format::single(channels, wide, [largest, 0.0]),
+                    true => Format { wide, parts: parts.to_vec() },
+                    false => Format::single(channels, wide, largest, 0),
                 }
             }
-            _ => Format::single(channels, wide, scale(&seen[index].parts[0], false)),
+            _ => Format { wide, parts: vec![part(0, channels.into(), index, false)] },
         };
         formats.push(format);
     }
     formats
+}
+
+/// The format of a constant.
+fn constant(network: &Network, index: usize) -> Format {
+    let numbers = &network.parameters[index].bias;
+    let largest = numbers.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    Format::single(network.graph.nodes()[index].shape.channels, true, largest.max(1e-30) / 32767.0, 0)
 }
 
 /// Scale and zero point for what was seen.
@@ -178,7 +177,7 @@ pub struct Weight {
 impl Weight {
     /// Rounds the weight of a convolution, each output channel and each part of the input on its own.
     pub fn new(weight: &[f64], outs: usize, input: &Format) -> Self {
-        let channels: usize = input.parts.iter().map(|part| part.channels).sum();
+        let channels = input.channels();
         let taps = weight.len() / outs.max(1) / channels.max(1);
         let (mut integers, mut scales) = (Vec::new(), vec![Vec::new(); input.parts.len()]);
         for of_out in weight.chunks_exact(channels * taps) {
@@ -186,9 +185,9 @@ impl Weight {
             for (part, scales) in input.parts.iter().zip(&mut scales) {
                 let (weights, after) = rest.split_at(part.channels * taps);
                 rest = after;
-                let scale = weight_scale(weights, input.wide);
+                let scale = weight_unit(weights, input.wide);
                 scales.push(scale);
-                integers.extend(weights.iter().map(|w| (w / scale).round().clamp(-127.0, 127.0) as i8));
+                integers.extend(weights.iter().map(|&w| weight_integer(w, scale) as i8));
             }
         }
         Self { integers, scales }
@@ -207,7 +206,7 @@ impl Weight {
     /// The real numbers that the integers stand for.
     pub fn real(&self, input: &Format) -> Vec<f64> {
         let outs = self.scales[0].len();
-        let channels: usize = input.parts.iter().map(|part| part.channels).sum();
+        let channels = input.channels();
         let taps = self.integers.len() / outs / channels;
         let part = |channel: usize| usize::from(channel >= input.parts[0].channels);
         let real = |(i, &w): (usize, &i8)| {
@@ -215,23 +214,6 @@ impl Weight {
         };
         self.integers.iter().enumerate().map(real).collect()
     }
-}
-
-/// The unit of weights that gives the least squared error. With inputs of 16 bits the sum of absolute weights stays
-/// below 2¹⁶.
-fn weight_scale(weights: &[f64], wide: bool) -> f64 {
-    let largest = weights.iter().fold(0.0f64, |largest, w| largest.max(w.abs()));
-    if largest == 0.0 {
-        return 1.0;
-    }
-    let error = |scale: f64| {
-        let of_weight = |w: &f64| (w - (w / scale).round().clamp(-127.0, 127.0) * scale).powi(2);
-        weights.iter().map(of_weight).sum::<f64>()
-    };
-    let candidates = (60..=100).map(|percent| largest * f64::from(percent) / 100.0 / 127.0);
-    let best = candidates.min_by(|&a, &b| error(a).total_cmp(&error(b))).unwrap_or(largest / 127.0);
-    let sum: f64 = weights.iter().map(|w| w.abs() / best + 0.5).sum();
-    if wide { best * (sum / 65535.0).max(1.0) } else { best }
 }
 
 /// What the integers of a network are made of.

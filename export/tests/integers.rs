@@ -5,10 +5,11 @@ mod common;
 
 use common::{checkpoint, unet};
 use traflow_export::calibrate::Observer;
-use traflow_export::integers::{Exported, Options, export, export_network};
+use traflow_export::integers::{Exported, IntegersError, Options, export, export_network};
 use traflow_export::network::{Network, Parameters};
-use traflow_export::schedules;
+use traflow_export::{ExportError, schedules};
 use traflow_graph::checkpoint::{Checkpoint, Role};
+use traflow_graph::formats::{Format, Formats};
 use traflow_graph::graph::{Builder, Node};
 use traflow_graph::model::{Model, seal};
 use traflow_graph::noise::Noise;
@@ -78,7 +79,7 @@ fn network() -> Network {
         }
     };
     let parameters = graph.nodes().iter().enumerate().map(of_node).collect();
-    Network { graph, parameters }
+    Network::trained(graph, parameters)
 }
 
 #[test]
@@ -92,23 +93,61 @@ fn every_operation_is_what_its_definition_says() {
         (false, Observer::Kl),
     ] {
         let options = Options { observer, per_step, seeds: 8, ..Options::default() };
-        let Exported { report, .. } = export_network(&network, &schedules(&[1, 4]), &options, "{}").unwrap();
+        let Exported { report, .. } =
+            export_network(&network, &schedules(&[1, 4]), &options, None, "{}").unwrap();
         println!("{observer:?}\n{report}\n");
         assert_eq!(report.nodes.len(), network.graph.nodes().len());
         // At 16 bits everywhere the same network is far nearer.
         assert!(report.psnr.iter().all(|psnr| psnr.median > 25.0), "{:?}", report.psnr);
     }
     let wide = Options { island_share: 0.0, seeds: 8, ..Options::default() };
-    let wide = export_network(&network, &schedules(&[1, 4]), &wide, "{}").unwrap().report;
+    let wide = export_network(&network, &schedules(&[1, 4]), &wide, None, "{}").unwrap().report;
     println!("{wide}");
     assert!(wide.nodes.iter().filter(|node| node.wide).count() > 20);
+}
+
+/// What a training for integers keeps in its checkpoint: the formats by the names of the trained nodes.
+#[test]
+fn a_network_keeps_the_formats_that_it_was_trained_for() {
+    let (network, schedules) = (network(), schedules(&[1, 4]));
+    let plain = Options { correct_bias: false, island_share: 0.05, seeds: 8, ..Options::default() };
+    let chosen = export_network(&network, &schedules, &plain, None, "{}").unwrap();
+    assert!(chosen.formats.0.len() + 1 == network.graph.nodes().len(), "all but the constant");
+    let other = Options { observer: Observer::MinMax, seeds: 1, ..Options::default() };
+    let kept = export_network(&network, &schedules, &other, Some(&chosen.formats), "{}").unwrap();
+    assert!(kept.file == chosen.file && kept.formats == chosen.formats);
+
+    let text = serde_json::to_string(&chosen.formats).unwrap();
+    assert_eq!(serde_json::from_str::<Formats>(&text).unwrap(), chosen.formats);
+    let mut narrow = chosen.formats.clone();
+    narrow.0.insert("image".into(), Format::single(2, false, 0.1, 0));
+    let mut less = chosen.formats.clone();
+    less.0.remove("proj");
+    for formats in [narrow, less] {
+        let error = export_network(&network, &schedules, &other, Some(&formats), "{}").unwrap_err();
+        assert!(matches!(error, ExportError::Integers(IntegersError::Formats)), "{error}");
+    }
+}
+
+/// The names are those of the network as it was trained, where a sum is a node of its own.
+#[test]
+fn formats_have_the_names_of_the_trained_nodes() {
+    let checkpoint = checkpoint(unet(8, Role::Student), Role::Student);
+    let Exported { formats, .. } = export(&checkpoint, &options(&[1])).unwrap();
+    formats.check(&checkpoint.unet.graph().unwrap()).unwrap();
+    let has = |name: &str| formats.0.contains_key(&format!("enc.8x8_block0.{name}"));
+    assert!(has("norm0") && has("shift") && has("sum"));
+    assert!(!has("conv0") && !has("conv1") && !has("affine"));
+    let with = Checkpoint { formats: Some(formats.clone()), ..checkpoint.clone() };
+    let plain = Options { correct_bias: false, ..options(&[1]) };
+    assert_eq!(export(&with, &plain).unwrap().file, export(&checkpoint, &plain).unwrap().file);
 }
 
 #[test]
 fn students_and_teachers_become_integers() {
     for (size, role) in [(8, Role::Student), (12, Role::Teacher)] {
         let checkpoint = checkpoint(unet(size, role), role);
-        let Exported { file, report } = export(&checkpoint, &options(&[1, 2])).unwrap();
+        let Exported { file, report, .. } = export(&checkpoint, &options(&[1, 2])).unwrap();
         println!("{report}");
         assert_eq!(report.file_bytes, file.len());
         assert!(report.psnr.iter().all(|psnr| psnr.median > 25.0), "{:?}", report.psnr);

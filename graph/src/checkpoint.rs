@@ -2,8 +2,8 @@
 //!
 //! A checkpoint is a safetensors file whose tensors are exactly the parameters of one [`Unet`], under the names
 //! `{node}.weight` and `{node}.bias`: a convolution's weight is `[out, in, k, k]`; a group norm's weight, frequencies and
-//! every bias are `[c]`. Its metadata say what the network is and where the weights come from. The same network and
-//! weights are the same bytes.
+//! every bias are `[c]`. Its metadata say what the network is and where the weights come from, and of a network that was
+//! trained for integers how they stand for its values. The same network and weights are the same bytes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,6 +15,7 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::{Map, Value};
 
 use crate::file;
+use crate::formats::{Formats, FormatsError};
 use crate::graph::{Graph, GraphError};
 use crate::noise::Noise;
 use crate::op::Op;
@@ -70,6 +71,8 @@ pub struct Checkpoint {
     pub role: Role,
     /// Where the weights come from: command, dataset, licence, digest of the teacher, steps and the like.
     pub provenance: Map<String, Value>,
+    /// The formats that the network was trained to be rounded to, where it was.
+    pub formats: Option<Formats>,
     /// The parameters of the network's graph.
     pub tensors: Tensors,
 }
@@ -87,6 +90,8 @@ pub enum CheckpointError {
     Metadata { file: String, key: &'static str, reason: String },
     #[error("{file}: {problem}")]
     Graph { file: String, problem: GraphError },
+    #[error("{file}: {problem}")]
+    Formats { file: String, problem: FormatsError },
     #[error("{file}: tensor {tensor:?} of shape {expected:?} is missing")]
     Missing { file: String, tensor: String, expected: Vec<usize> },
     #[error("{file}: tensor {tensor:?} of shape {found:?} is not in the network")]
@@ -140,6 +145,10 @@ impl Checkpoint {
             role,
             provenance: serde_json::from_str(text("provenance")?)
                 .map_err(|e| wrong("provenance", line(e)))?,
+            formats: match texts.get("formats") {
+                Some(text) => Some(serde_json::from_str(text).map_err(|e| wrong("formats", line(e)))?),
+                None => None,
+            },
             tensors,
         };
         checkpoint.check(name)?;
@@ -164,7 +173,10 @@ impl Checkpoint {
             ("network", json("network", serde_json::to_string(&self.unet))?),
             ("provenance", json("provenance", serde_json::to_string(&self.provenance))?),
         ];
-        let texts = texts.map(|(key, text)| (key.to_owned(), text)).into();
+        let mut texts: Texts = texts.map(|(key, text)| (key.to_owned(), text)).into();
+        if let Some(formats) = &self.formats {
+            texts.insert("formats".to_owned(), json("formats", serde_json::to_string(formats))?);
+        }
         write_tensors(path, &texts, &self.tensors, precision)
     }
 
@@ -186,7 +198,7 @@ impl Checkpoint {
             values.iter_mut().for_each(|value| *value = mean + deviation * *value);
             tensors.insert(name, (shape, values));
         }
-        Ok(Self { unet, role, provenance: Map::new(), tensors })
+        Ok(Self { unet, role, provenance: Map::new(), formats: None, tensors })
     }
 
     /// The values of a parameter that has `len` elements.
@@ -208,6 +220,9 @@ impl Checkpoint {
     fn check(&self, file: &str) -> Result<(), CheckpointError> {
         let file = || file.to_owned();
         let graph = self.unet.graph().map_err(|problem| CheckpointError::Graph { file: file(), problem })?;
+        if let Some(formats) = &self.formats {
+            formats.check(&graph).map_err(|problem| CheckpointError::Formats { file: file(), problem })?;
+        }
         let mut extra: BTreeMap<&String, _> = self.tensors.iter().collect();
         for (tensor, expected) in parameters(&graph) {
             match extra.remove(&tensor) {
@@ -406,7 +421,7 @@ mod tests {
         });
         let provenance = serde_json::json!({ "command": "traflow distill", "steps": 7, "licence": "MIT" });
         let provenance = provenance.as_object().unwrap().clone();
-        Checkpoint { role: Role::Student, provenance, tensors: tensors.collect(), unet }
+        Checkpoint { role: Role::Student, provenance, formats: None, tensors: tensors.collect(), unet }
     }
 
     fn bytes(checkpoint: &Checkpoint, precision: Precision) -> Vec<u8> {

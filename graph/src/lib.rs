@@ -15,6 +15,7 @@
 //! | [`plan`] | where each value lies in the arena | `alloc` |
 //! | [`mod@write`] | the writer of model files | `alloc` |
 //! | [`checkpoint`] | trained weights, between the trainer and the exporter | `std` |
+//! | [`formats`] | how integers stand for a network's numbers, between the exporter and the trainer | `std` |
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may panic"))]
@@ -42,3 +43,5 @@ pub mod write;
 pub mod checkpoint;
 #[cfg(feature = "std")]
 pub mod file;
+#[cfg(feature = "std")]
+pub mod formats;

@@ -92,7 +92,8 @@ fn a_grid_is_written() {
 #[test]
 fn pictures_are_written_as_a_data_set() {
     let folder = folder();
-    let (code, stdout, stderr) = run(folder.path(), &["one.traflow", "--count", "2", "--pictures", "two.idx"]);
+    let (code, stdout, stderr) =
+        run(folder.path(), &["one.traflow", "--count", "2", "--pictures", "two.idx"]);
     assert_eq!((code, &*stderr), (Some(0), ""));
     assert!(stdout.starts_with("two.idx: 2 pictures, "), "{stdout}");
     let file = std::fs::read(folder.path().join("two.idx")).unwrap();

@@ -2,14 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use burn::tensor::Device;
-use traflow_export::{Options, export};
+use traflow_export::{Options, export, integers};
 use traflow_graph::checkpoint::Checkpoint;
 use traflow_graph::model::{Dtype, Model};
 use traflow_graph::noise::{Noise, UNIT};
-use traflow_runtime::Engine;
+use traflow_runtime::{Engine, IntegerEngine};
 use traflow_trainer::device::DeviceName;
+use traflow_trainer::network::Network;
 use traflow_trainer::sample::{Sampler, sample};
 use traflow_trainer::solver::Solver;
 use traflow_trainer::{flow, initial};
@@ -72,6 +74,30 @@ fn an_exported_teacher_is_euler_s_method() {
     let burn = by_burn(&teacher, &Device::flex(), Sampler::Ode(Solver::Euler, 4));
     let error = difference(&by_runtime(&exported(&teacher, Dtype::F32), 4), &burn);
     assert!(error <= 1e-4, "{error}");
+}
+
+/// A training for integers rounds where a file of integers does. Both differ by finer roundings alone, which turn some
+/// numbers into the neighbouring level; without rounding the trainer is farther away.
+#[test]
+fn the_trainer_rounds_as_integers_do() {
+    let student = checkpoint("fashion-student.safetensors");
+    let options = integers::Options { correct_bias: false, seeds: 4, ..integers::Options::default() };
+    let integers::Exported { file, formats, .. } = integers::export(&student, &options).unwrap();
+    let file: Vec<[u32; 16]> = bytemuck::pod_collect_to_vec(&file);
+    let model = Model::new(bytemuck::cast_slice(&file)).unwrap();
+    let mut arena = vec![0; IntegerEngine::arena_bytes(&model)];
+    let mut engine = IntegerEngine::new(model, &mut arena).unwrap();
+    let numbers = SEEDS.iter().flat_map(|&seed| engine.generate(seed, 1).unwrap().numbers.to_vec());
+    // One channel: the order of the elements is the same.
+    let integers: Vec<f32> = numbers.map(|x| f32::from(x) / 4096.0).collect();
+    let network = initial::from_checkpoint(&student, &Device::flex()).unwrap();
+    let error = |network: &Network| -> f32 {
+        let pictures = sample(network, Sampler::Map(1), &SEEDS, student.unet.image(), &mut |_| ()).unwrap();
+        pictures.iter().zip(&integers).map(|(a, b)| (a - b).powi(2)).sum()
+    };
+    let (rounded, plain) = (error(&network.with_formats(Some(&Arc::new(formats)))), error(&network));
+    println!("squared errors: rounded {rounded}, plain {plain}");
+    assert!(4.0 * rounded < plain, "rounded {rounded}, plain {plain}");
 }
 
 /// The CPU kernels of our own are on one side of this, Burn's own operations on the other.

@@ -36,7 +36,13 @@ fn import(name: &str) -> Imported {
 
 fn checkpoint(imported: Imported) -> Checkpoint {
     let provenance = serde_json::Map::new();
-    Checkpoint { unet: imported.unet, role: Role::Teacher, provenance, tensors: imported.tensors }
+    Checkpoint {
+        unet: imported.unet,
+        role: Role::Teacher,
+        provenance,
+        formats: None,
+        tensors: imported.tensors,
+    }
 }
 
 /// The largest relative error of an imported network on its golden outputs.

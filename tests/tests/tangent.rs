@@ -196,7 +196,7 @@ fn reference(network: &Network, direction: &[Vec<f32>], step: f64) -> Reference 
         }
         parameters.push(of_node);
     }
-    Reference { graph, parameters }
+    Reference::trained(graph, parameters)
 }
 
 /// The derivative of the reference along the direction of its inputs, by a difference of fourth order.

@@ -1,14 +1,16 @@
 //! Distillation of a student in stages, each a weighted sum of losses (eq. 12); `loss` has their formulas.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use burn::tensor::{Device, Tensor};
 use serde::de::Error as _;
 use serde::ser::{Error as _, SerializeMap};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
 use traflow_graph::checkpoint::Checkpoint;
+use traflow_graph::formats::Formats;
 use traflow_graph::unet::{SConditioning, Unet};
 
 use crate::data::Images;
@@ -218,6 +220,8 @@ pub struct Lessons<'a> {
     /// Pictures of a data set, for objectives that take noise and pictures which are independent; where there are none, the
     /// teacher's pictures.
     pub images: Option<&'a Images>,
+    /// The integers that the student is to be rounded to.
+    pub formats: Option<&'a Arc<Formats>>,
 }
 
 /// Trains a student and returns the moving averages of its weights.
@@ -232,7 +236,7 @@ pub fn train(
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Trained> {
     ensure!((0.0..1.0).contains(&config.dropout), "dropout is a part of 1");
-    let Lessons { teacher, pairs, images } = *lessons;
+    let Lessons { teacher, pairs, images, formats } = *lessons;
     config.check()?;
     let unet = config.student(&teacher.unet);
     ensure!(
@@ -250,6 +254,13 @@ pub fn train(
         ensure!(unet.labels == 0, "the pictures of a data set come without classes, which the student has");
         ensure!(shape == pairs.shape, "the data set's pictures are {shape}, the pairs {}", pairs.shape);
     }
+    if let Some(formats) = formats {
+        formats.check(&unet.graph()?)?;
+        let derivative = config.stages.iter().flat_map(Stage::terms).find(|loss| loss.objective.derives());
+        if let Some(loss) = derivative {
+            bail!("{} takes a derivative, which numbers that are rounded have not", loss.objective.name());
+        }
+    }
     let start = match config.initial {
         Initial::Teacher => {
             let (network, origins) = initial::from_teacher(&unet, teacher, config.seed, device)?;
@@ -266,7 +277,8 @@ pub fn train(
         let (x1, x0) = pairs.batch(&indices, device);
         let seeds = pairs.seeds(&indices);
         let dropout = Dropout { rate: config.dropout, seed: config.seed, first: dice.first };
-        let of_step = |network: &Network| network.with_classes_of(&seeds).with_dropout(dropout);
+        let of_step =
+            |network: &Network| network.with_classes_of(&seeds).with_dropout(dropout).with_formats(formats);
         let teacher = teacher.with_classes_of(&seeds);
         let pictures = match images {
             Some(images) => teacher::batch(images, &dice.pictures(images.len()), device),
@@ -291,8 +303,9 @@ pub fn train(
         };
         stage.terms().map(term).collect()
     };
-    let sample =
-        |network: &Network, path: &Path| teacher::preview(network, pairs.shape, Sampler::Map(1), path);
+    let sample = |network: &Network, path: &Path| {
+        teacher::preview(&network.with_formats(formats), pairs.shape, Sampler::Map(1), path)
+    };
     let training = Training {
         seed: config.seed,
         steps: config.steps(),

@@ -189,7 +189,7 @@ mod tests {
             values.iter_mut().for_each(|value| *value *= 0.2);
             tensors.insert(name, (shape, values));
         }
-        Checkpoint { unet, role: Role::Teacher, provenance: serde_json::Map::new(), tensors }
+        Checkpoint { unet, role: Role::Teacher, provenance: serde_json::Map::new(), formats: None, tensors }
     }
 
     /// The untrained student is its teacher at s = t, whichever way it is told of s, in both families.

@@ -223,6 +223,15 @@ impl Objective {
         }
     }
 
+    /// Whether it takes a derivative of the student along the times.
+    pub fn derives(&self) -> bool {
+        match self {
+            Objective::MeanFlow(_) => true,
+            Objective::Anchored(options) => options.form != Form::Integral,
+            _ => false,
+        }
+    }
+
     /// Whether the student may learn nothing at all: self-consistency without another loss is degenerate.
     pub fn is_degenerate(&self) -> bool {
         matches!(self, Objective::Consistency(options) if options.midpoint == Midpoint::Student)

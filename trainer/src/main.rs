@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, Parser, Subcommand};
@@ -9,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use traflow_graph::checkpoint::{self, Checkpoint, Precision, Role, Tensors};
+use traflow_graph::formats::Formats;
 use traflow_graph::unet::{self, SConditioning, Unet};
 use traflow_trainer::device::DeviceName;
 use traflow_trainer::distill::{self, DistillConfig, Lessons};
@@ -37,6 +39,8 @@ Examples:
   traflow pairs teacher.safetensors --count 8192 -o pairs
   traflow distill configs/fashion-student.toml --teacher teacher.safetensors --pairs pairs -o student.safetensors
   traflow distill configs/fashion-student.toml --teacher teacher.safetensors --set stage.2.steps=500 --dry-run
+  traflow pairs student.safetensors --steps 1 -o pairs-of-student
+  traflow distill configs/fashion-int8.toml --teacher student.safetensors --pairs pairs-of-student --qat formats.json -o int8.safetensors
   traflow sample student.safetensors -o grid.png
   traflow eval student.safetensors --features models/fashion-features.safetensors --steps 1,2,4
   traflow eval --pictures pictures.idx --features models/fashion-features.safetensors"
@@ -187,10 +191,10 @@ fn join(times: &[f32]) -> String {
     times.iter().map(f32::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// Solves a teacher's ODE for many seeds and keeps the pictures: what a student learns from.
+/// Makes the pictures of many seeds and keeps them: what a student learns from.
 #[derive(Args)]
 struct PairsArgs {
-    /// The teacher's checkpoint.
+    /// Checkpoint of a teacher, or of a student that is to teach the next one.
     teacher: PathBuf,
     /// Folder of the pairs; those that it has already are kept.
     #[arg(short, long)]
@@ -201,7 +205,7 @@ struct PairsArgs {
     /// Seed of the first pair.
     #[arg(long, default_value_t = 1_000_000)]
     seed: u64,
-    /// Steps of the solver; more than 20 of heun change little (rk45 chooses its own).
+    /// Steps, of a teacher by the solver: more than 20 of heun change little (rk45 chooses its own).
     #[arg(long, default_value_t = 20, value_parser = positive)]
     steps: usize,
     #[command(flatten)]
@@ -225,6 +229,9 @@ struct DistillArgs {
     /// take the teacher's.
     #[arg(long)]
     images: Option<PathBuf>,
+    /// Train for integers: how they stand for each value, as traflow-export --int8 --formats writes it.
+    #[arg(long, value_name = "FORMATS")]
+    qat: Option<PathBuf>,
 }
 
 /// Draws a grid of pictures.
@@ -378,7 +385,7 @@ fn train_teacher(args: &TeacherArgs) -> Result<()> {
         ("licence", json!(args.licence)),
         ("config", serde_json::to_value(&config)?),
     ];
-    args.training.write(&trained, config.network, Role::Teacher, provenance)
+    args.training.write(&trained, config.network, Role::Teacher, provenance, None)
 }
 
 fn import_teacher(args: &ImportArgs) -> Result<()> {
@@ -411,7 +418,7 @@ fn import_teacher(args: &ImportArgs) -> Result<()> {
         ("command", json!(std::env::args().collect::<Vec<_>>().join(" "))),
     ];
     let provenance = Map::from_iter(provenance.map(|(key, value)| (key.to_owned(), value)));
-    let checkpoint = Checkpoint { unet, role: Role::Teacher, provenance, tensors };
+    let checkpoint = Checkpoint { unet, role: Role::Teacher, provenance, formats: None, tensors };
     if let Some(path) = &args.check {
         let (_, io) = checkpoint::read_tensors(path)?;
         let errors = check::check(&checkpoint, &io, &device).with_context(|| path.display().to_string())?;
@@ -438,9 +445,8 @@ fn import_teacher(args: &ImportArgs) -> Result<()> {
 fn make_pairs(args: &PairsArgs) -> Result<()> {
     let device = args.device.device.open()?;
     let (teacher, digest) = read_checkpoint(&args.teacher)?;
-    ensure!(teacher.role == Role::Teacher, "{}: it is a student, not a teacher", args.teacher.display());
     let network = initial::from_checkpoint(&teacher, &device)?;
-    let sampler = Sampler::Ode(args.solver.solver, args.steps);
+    let sampler = Sampler::new(teacher.role, args.solver.solver, args.steps);
     let recipe = Recipe {
         teacher: digest,
         sampler: describe(&sampler),
@@ -474,9 +480,11 @@ fn train_student(args: &DistillArgs) -> Result<()> {
         args.teacher.display()
     );
     let images = args.images.as_ref().map(|path| data::read_images(path)).transpose()?;
+    let formats = args.qat.as_ref().map(|path| Formats::read(path)).transpose()?.map(Arc::new);
+    let lessons =
+        Lessons { teacher: &teacher, pairs: &pairs, images: images.as_ref(), formats: formats.as_ref() };
     let run = args.training.open(&config, config.intervals.clone())?;
     let bar = Bar::new(config.steps());
-    let lessons = Lessons { teacher: &teacher, pairs: &pairs, images: images.as_ref() };
     let trained = distill::train(&config, &lessons, &run, &device, &mut |p| bar.training(p))?;
     let provenance = [
         ("teacher", json!(digest)),
@@ -485,7 +493,8 @@ fn train_student(args: &DistillArgs) -> Result<()> {
         ("licence", teacher.provenance.get("licence").cloned().unwrap_or_default()),
         ("config", serde_json::to_value(&config)?),
     ];
-    args.training.write(&trained, config.student(&teacher.unet), Role::Student, provenance)
+    let formats = formats.as_deref().cloned();
+    args.training.write(&trained, config.student(&teacher.unet), Role::Student, provenance, formats)
 }
 
 fn make_samples(args: &SampleArgs) -> Result<()> {
@@ -645,12 +654,13 @@ impl TrainingArgs {
         unet: Unet,
         role: Role,
         provenance: [(&str, Value); N],
+        formats: Option<Formats>,
     ) -> Result<()> {
         let mut provenance = Map::from_iter(provenance.map(|(key, value)| (key.to_owned(), value)));
         provenance.insert("command".into(), json!(command_line()));
         let output = self.output.as_ref().context("no --output")?;
         let second = output.with_extension("second.safetensors");
-        let mut checkpoint = Checkpoint { unet, role, provenance, tensors: Tensors::new() };
+        let mut checkpoint = Checkpoint { unet, role, provenance, formats, tensors: Tensors::new() };
         let mut write = |path: &Path, network: &Network| -> Result<()> {
             checkpoint.tensors = network.tensors()?;
             checkpoint.write(path, if self.fp16 { Precision::F16 } else { Precision::F32 })?;

@@ -4,17 +4,21 @@
 //! are loops over that list. [`Network::forward`] is the only place that knows what an [`Op`] does to a tensor, and
 //! [`Network::tangent`] the only one that knows its derivative.
 
+use std::sync::Arc;
+
 use burn::tensor::activation::{silu, softmax};
 use burn::tensor::module::conv2d;
 use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use traflow_graph::checkpoint::{self, Tensors};
+use traflow_graph::formats::Formats;
 use traflow_graph::graph::{Graph, Node};
 use traflow_graph::noise::Noise;
 use traflow_graph::op::{Embedding, Op, Time};
 
 use crate::kernels;
 
+mod rounding;
 mod tangent;
 
 pub use tangent::Direction;
@@ -69,6 +73,7 @@ pub struct Network {
     slots: Vec<Slots>,
     classes: Option<Vec<f32>>,
     dropout: Option<Dropout>,
+    formats: Option<Arc<Formats>>,
     /// All parameters, in the order of the nodes.
     pub parameters: Vec<Parameter>,
 }
@@ -98,7 +103,7 @@ impl Network {
                 bias: sizes.bias.map(|length| parameter(node, "bias", [length, 1, 1, 1])).transpose()?,
             });
         }
-        Ok(Self { graph, slots, classes: None, dropout: None, parameters })
+        Ok(Self { graph, slots, classes: None, dropout: None, formats: None, parameters })
     }
 
     /// The same network, asked for these classes in the evaluations to come: `[n, classes]`, a one in each row, or none
@@ -168,9 +173,10 @@ impl Network {
         tensors.collect()
     }
 
-    /// The output for pictures `x: [n, c, h, w]`: the velocity v(x, t), or u(x, t, s) where the graph reads s.
+    /// The output for pictures `x: [n, c, h, w]`: the velocity v(x, t), or u(x, t, s) where the graph reads s; as integers
+    /// give it after [`with_formats`](Network::with_formats).
     pub fn forward(&self, x: Tensor<4>, times: &Times) -> Tensor<4> {
-        self.forward_with(x, times, |_, value| value)
+        self.forward_with(x, times, |node, value| self.rounded(node, value))
     }
 
     /// [`forward`](Network::forward) with a hook that sees each node's output and may replace it.

@@ -165,9 +165,6 @@ fn checkpoints_and_pairs_of_something_else_are_named() {
     let folder = folder();
     let at = folder.path();
     let distill = "distill student.toml --teacher teacher.safetensors --pairs pairs -o student.safetensors";
-    assert!(traflow(at, distill).status.success());
-    let line = error(at, "pairs student.safetensors -o other");
-    assert!(line.contains("student.safetensors: it is a student"), "{line}");
 
     // A network of another size.
     let wide = STUDENT.to_owned()

@@ -120,6 +120,7 @@ fn teacher_and_pairs() -> (Checkpoint, Pairs) {
         unet: unet(),
         role: Role::Teacher,
         provenance: Map::new(),
+        formats: None,
         tensors: network.tensors().unwrap(),
     };
     (checkpoint, pairs::read(folder.path(), SHAPE).unwrap())
@@ -136,7 +137,7 @@ fn a_resumed_student_is_the_student() {
     .unwrap();
     let (teacher, pairs) = teacher_and_pairs();
     let device = Device::flex();
-    let lessons = Lessons { teacher: &teacher, pairs: &pairs, images: None };
+    let lessons = Lessons { teacher: &teacher, pairs: &pairs, images: None, formats: None };
     resumed_is_whole(&config, &config.intervals, |run, progress| {
         distill::train(&config, &lessons, run, &device, progress)
     });

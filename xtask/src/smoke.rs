@@ -43,6 +43,22 @@ pub(crate) fn run() -> Result<()> {
         let picture = format!("runs/smoke/{precision}.png");
         programs.call("traflow-run", &[&model, "--count", "4", "--steps", "2", "-o", &picture])?;
     }
+    // The student in integers, and trained for them; its pictures as a data set.
+    let (student, formats) = ("runs/smoke/student.safetensors", "runs/smoke/formats.json");
+    let export = |checkpoint, more: &[&str]| {
+        let arguments = [&[checkpoint, "--int8", "-o", "runs/smoke/int8.traflow"], more].concat();
+        programs.call("traflow-export", &arguments)
+    };
+    export(student, &["--formats", formats])?;
+    traflow(&format!("pairs {student} --count 96 --steps 1 -o runs/smoke/student-pairs"))?;
+    traflow(&format!(
+        "distill configs/fashion-int8.toml --set stage.1.steps=3 --qat {formats} --teacher {student} \
+         --pairs runs/smoke/student-pairs -o runs/smoke/int8.safetensors --run runs/smoke/int8"
+    ))?;
+    export("runs/smoke/int8.safetensors", &[])?;
+    let pictures = "runs/smoke/pictures.idx";
+    programs.call("traflow-run", &["runs/smoke/int8.traflow", "--count", "128", "--pictures", pictures])?;
+    traflow(&format!("eval --pictures {pictures} --features models/fashion-features.safetensors"))?;
     // The same seeds and steps, by Burn and by the runtime: the pixels may differ by rounding alone.
     for file in ["burn.png", "f32.png", "fp16.png"] {
         ensure!(folder.join(file).metadata().is_ok_and(|found| found.len() > 500), "{file}: no picture");
