@@ -99,8 +99,9 @@ pub fn report(origins: &[(String, Origin)]) -> String {
 }
 
 /// A student that starts from its teacher: each parameter is the teacher's where it has one of this name and shape.
-/// MLP_s, which the teacher lacks, is a copy of its MLP_t, and what else tells the student of s starts as zero (§5.2), so
-/// that with equal sizes u(x, t, t) is the teacher's v(x, t). Says of each parameter where it comes from.
+/// MLP_s, which a teacher lacks, is a copy of its MLP_t, and what else tells the student of s starts as zero (§5.2), so
+/// that with equal sizes u(x, t, t) is the teacher's v(x, t). A teacher that is told of s in the same way, a student
+/// itself, lacks nothing. Says of each parameter where it comes from.
 ///
 /// # Errors
 /// Where no convolution is the teacher's.
@@ -114,15 +115,19 @@ pub fn from_teacher(
     let mut origins = Vec::new();
     let prefix = format!("{TO_SCOPE}.");
     let closed = format!("{TO_SCOPE}.map_layer1.");
+    let lacks_s = teacher.unet.s_conditioning != student.s_conditioning;
     let shapes: BTreeMap<String, Vec<usize>> =
         checkpoint::parameters(&student.graph()?).into_iter().collect();
     let network = Network::new(student.graph()?, device, |name, dimensions| {
         // The random numbers of a parameter do not depend on which others are the teacher's.
         let fresh = random.values(name, dimensions);
         let delta = student.s_conditioning == SConditioning::Delta && name.starts_with(&closed);
-        let of_teacher = teacher.tensors.get(name.strip_prefix(&prefix).unwrap_or(name));
-        let (origin, values) = match of_teacher {
-            _ if delta || starts_as_zero(name) => (Origin::Zero, vec![0.0; fresh.len()]),
+        let of_teacher = match name.strip_prefix(&prefix) {
+            Some(of_t) if lacks_s => of_t,
+            _ => name,
+        };
+        let (origin, values) = match teacher.tensors.get(of_teacher) {
+            _ if lacks_s && (delta || starts_as_zero(name)) => (Origin::Zero, vec![0.0; fresh.len()]),
             Some((shape, values)) if shapes.get(name) == Some(shape) => (Origin::Teacher, values.clone()),
             _ => (Origin::Random, fresh),
         };
@@ -226,6 +231,21 @@ mod tests {
                     "{architecture:?} {kind:?}: {difference}"
                 );
             }
+        }
+    }
+
+    /// Nothing of a student is lost where it teaches another.
+    #[test]
+    fn a_student_may_be_the_teacher() {
+        let device = Device::flex();
+        for s_conditioning in
+            [SConditioning::TiedMean, SConditioning::Shared, SConditioning::Ctm, SConditioning::Delta]
+        {
+            let of_students = Unet { s_conditioning, ..unet() };
+            let teacher = teacher(of_students.clone());
+            let (student, origins) = from_teacher(&of_students, &teacher, 1, &device).unwrap();
+            assert!(origins.iter().all(|(_, origin)| *origin == Origin::Teacher), "{s_conditioning:?}");
+            assert!(student.tensors().unwrap() == teacher.tensors, "{s_conditioning:?}");
         }
     }
 
