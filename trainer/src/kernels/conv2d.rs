@@ -7,12 +7,12 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Output channels of a block; with [`VECTORS`] it fills the registers.
+/// Output channels of a block; with [`VECTORS`] it fills 16 registers. Where there are no more than 16, half a block does.
 const BLOCK: usize = 8;
 /// Vectors of outputs of a block.
 const VECTORS: usize = 2;
-/// Shifted views that a block of the weight gradient takes at once.
-const TAPS: usize = 3;
+/// Channels of a pixel are a multiple of this where vectors are of channels: what the widest vector holds.
+const CHANNELS: usize = 16;
 /// Floats after the last plane, so that a vector may read past the last output.
 const SLACK: usize = 64;
 /// Pictures whose weight gradients are summed in one go; fixed, so that sums do not depend on the number of threads.
@@ -151,47 +151,67 @@ impl Conv2d {
 
     /// Gradients of weight and bias, summed over the batch.
     pub(super) fn parameter_gradients(&self, x: &[f32], gradient: &[f32]) -> (Vec<f32>, Vec<f32>) {
-        let offsets = self.offsets(self.input);
-        let rows = offsets.len();
+        let taps = self.kernel * self.kernel;
         let (picture, output) = (self.input * self.pixels(), self.output * self.pixels());
+        let (channels, blocks) = (self.input.next_multiple_of(CHANNELS), self.output.div_ceil(BLOCK));
         let arch = Arch::new();
-        let length = self.length().next_multiple_of(SLACK / VECTORS);
-        let partial: Vec<(Vec<f32>, Vec<f32>)> = (0..self.batch.div_ceil(CHUNK))
+        let partial: Vec<(Vec<f32>, Vec<[f32; BLOCK]>)> = (0..self.batch.div_ceil(CHUNK))
             .into_par_iter()
             .map(|chunk| {
-                let mut planes = vec![0.0; self.input * self.plane() + SLACK];
-                // The gradient in the planes' geometry; what lies between rows stays zero.
-                let mut sums = vec![0.0; self.output.next_multiple_of(BLOCK) * length];
-                let mut weight = vec![0.0; self.output.next_multiple_of(BLOCK) * rows];
-                let mut bias = vec![0.0; self.output];
+                let mut planes = vec![0.0; self.plane() * channels];
+                let mut packed = vec![[0.0; BLOCK]; blocks * self.pixels()];
+                let mut weight = vec![0.0; blocks * BLOCK * taps * channels];
+                let mut bias = vec![[0.0; BLOCK]; blocks];
                 for n in chunk * CHUNK..((chunk + 1) * CHUNK).min(self.batch) {
-                    self.pad(self.input, &x[n * picture..][..picture], &mut planes);
-                    for (out, channel) in
-                        gradient[n * output..][..output].chunks_exact(self.pixels()).enumerate()
-                    {
-                        for (row, from) in channel.chunks_exact(self.width).enumerate() {
-                            sums[out * length + row * self.stride()..][..self.width].copy_from_slice(from);
+                    self.pad_pixels(channels, &x[n * picture..][..picture], &mut planes);
+                    let of_picture = &gradient[n * output..][..output];
+                    for (out, channel) in of_picture.chunks_exact(self.pixels()).enumerate() {
+                        let block = &mut packed[out / BLOCK * self.pixels()..];
+                        block.iter_mut().zip(channel).for_each(|(to, from)| to[out % BLOCK] = *from);
+                    }
+                    for (bias, gradient) in bias.iter_mut().zip(packed.chunks_exact(self.pixels())) {
+                        for pixel in gradient {
+                            bias.iter_mut().zip(pixel).for_each(|(sum, part)| *sum += part);
                         }
                     }
                     arch.dispatch(Correlation {
+                        conv: self,
                         planes: &planes,
-                        offsets: &offsets,
-                        gradient: &sums,
+                        gradient: &packed,
                         weight: &mut weight,
-                        bias: &mut bias,
-                        length,
                     });
                 }
                 (weight, bias)
             })
             .collect();
-        let mut weight = vec![0.0; self.output * rows];
+        let mut weight = vec![0.0; self.output * self.input * taps];
         let mut bias = vec![0.0; self.output];
         for (w, b) in &partial {
-            weight.iter_mut().zip(w).for_each(|(sum, part)| *sum += part);
-            bias.iter_mut().zip(b).for_each(|(sum, part)| *sum += part);
+            for (out, weight) in weight.chunks_exact_mut(self.input * taps).enumerate() {
+                for (tap, w) in
+                    w[out * taps * channels..][..taps * channels].chunks_exact(channels).enumerate()
+                {
+                    for (sum, part) in weight[tap..].iter_mut().step_by(taps).zip(w) {
+                        *sum += part;
+                    }
+                }
+            }
+            bias.iter_mut().zip(b.as_flattened()).for_each(|(sum, part)| *sum += part);
         }
         (weight, bias)
+    }
+
+    /// Copies channels into one plane whose pixels have `channels` floats each, with a border as [`pad`](Self::pad)'s.
+    fn pad_pixels(&self, channels: usize, picture: &[f32], plane: &mut [f32]) {
+        let border = self.border();
+        for row in 0..self.height {
+            let to =
+                &mut plane[((row + border) * self.stride() + border) * channels..][..self.width * channels];
+            for (channel, from) in picture.chunks_exact(self.pixels()).enumerate() {
+                let from = &from[row * self.width..][..self.width];
+                to[channel..].iter_mut().step_by(channels).zip(from).for_each(|(to, from)| *to = *from);
+            }
+        }
     }
 }
 
@@ -209,15 +229,28 @@ impl WithSimd for Product<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        if S::REGISTER_COUNT > BLOCK * VECTORS + VECTORS {
+            self.outputs::<S, BLOCK>(simd);
+        } else {
+            self.outputs::<S, { BLOCK / 2 }>(simd);
+        }
+    }
+}
+
+impl Product<'_> {
+    /// The product, `OUT` channels at once.
+    #[inline(always)]
+    fn outputs<S: Simd, const OUT: usize>(self, simd: S) {
         let Self { planes, offsets, packed, sums, length } = self;
         let tile = VECTORS * S::F32_LANES;
         let stride = length + SLACK;
         for start in (0..length).step_by(tile) {
-            for (block, weights) in packed.chunks_exact(offsets.len()).enumerate() {
-                let mut acc = [[simd.splat_f32s(0.0); VECTORS]; BLOCK];
-                for (weights, &offset) in weights.iter().zip(offsets) {
+            for out in (0..packed.len() / offsets.len() * BLOCK).step_by(OUT) {
+                let (block, first) = (out / BLOCK, out % BLOCK);
+                let mut acc = [[simd.splat_f32s(0.0); VECTORS]; OUT];
+                for (weights, &offset) in packed[block * offsets.len()..].iter().zip(offsets) {
                     let (x, _) = S::as_simd_f32s(&planes[offset + start..][..tile]);
-                    for (acc, &weight) in acc.iter_mut().zip(weights) {
+                    for (acc, &weight) in acc.iter_mut().zip(&weights[first..]) {
                         let weight = simd.splat_f32s(weight);
                         for v in 0..VECTORS {
                             acc[v] = simd.mul_add_f32s(weight, x[v], acc[v]);
@@ -225,8 +258,7 @@ impl WithSimd for Product<'_> {
                     }
                 }
                 for (i, acc) in acc.iter().enumerate() {
-                    let (to, _) =
-                        S::as_mut_simd_f32s(&mut sums[(block * BLOCK + i) * stride + start..][..tile]);
+                    let (to, _) = S::as_mut_simd_f32s(&mut sums[(out + i) * stride + start..][..tile]);
                     to.copy_from_slice(acc);
                 }
             }
@@ -234,14 +266,13 @@ impl WithSimd for Product<'_> {
     }
 }
 
-/// `weight[out][row] += Σ_p gradient[out][p] · planes[offsets[row] + p]` and `bias[out] += Σ_p gradient[out][p]`.
+/// `weight[out][tap][channel] += Σ_p gradient[out][p] · planes[p + tap][channel]`: vectors are of channels, so that small
+/// pictures fill them as well as large ones and no sum is across a vector.
 struct Correlation<'a> {
+    conv: &'a Conv2d,
     planes: &'a [f32],
-    offsets: &'a [usize],
-    gradient: &'a [f32],
+    gradient: &'a [[f32; BLOCK]],
     weight: &'a mut [f32],
-    bias: &'a mut [f32],
-    length: usize,
 }
 
 impl WithSimd for Correlation<'_> {
@@ -249,32 +280,40 @@ impl WithSimd for Correlation<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { planes, offsets, gradient, weight, bias, length } = self;
-        for (bias, gradient) in bias.iter_mut().zip(gradient.chunks_exact(length)) {
-            let sum =
-                S::as_simd_f32s(gradient).0.iter().fold(simd.splat_f32s(0.0), |a, &b| simd.add_f32s(a, b));
-            *bias += simd.reduce_sum_f32s(sum);
+        match self.conv.kernel {
+            1 => self.rows::<S, 1>(simd),
+            _ => self.rows::<S, 3>(simd),
         }
-        for (block, gradient) in gradient.chunks_exact(BLOCK * length).enumerate() {
-            for (group, offsets_of_group) in offsets.chunks(TAPS).enumerate() {
-                // A short last group reads its last row again and drops what comes of it.
-                let offset: [usize; TAPS] =
-                    core::array::from_fn(|i| offsets_of_group[i.min(offsets_of_group.len() - 1)]);
-                let x = offset.map(|offset| S::as_simd_f32s(&planes[offset..offset + length]).0);
-                let mut acc = [[simd.splat_f32s(0.0); TAPS]; BLOCK];
-                for p in 0..length / S::F32_LANES {
-                    let x = [x[0][p], x[1][p], x[2][p]];
-                    for out in 0..BLOCK {
-                        let g = S::as_simd_f32s(&gradient[out * length..(out + 1) * length]).0[p];
-                        for i in 0..TAPS {
-                            acc[out][i] = simd.mul_add_f32s(g, x[i], acc[out][i]);
+    }
+}
+
+impl Correlation<'_> {
+    #[inline(always)]
+    fn rows<S: Simd, const K: usize>(self, simd: S) {
+        let Self { conv, planes, gradient, weight } = self;
+        let vectors = planes.len() / conv.plane() / S::F32_LANES;
+        let (planes, _) = S::as_simd_f32s(planes);
+        let (weight, _) = S::as_mut_simd_f32s(weight);
+        for (block, gradient) in gradient.chunks_exact(conv.pixels()).enumerate() {
+            for (row, vector) in (0..K).flat_map(|row| (0..vectors).map(move |vector| (row, vector))) {
+                let mut acc = [[simd.splat_f32s(0.0); K]; BLOCK];
+                let inputs = planes[row * conv.stride() * vectors..].chunks_exact(conv.stride() * vectors);
+                for (x, gradient) in inputs.zip(gradient.chunks_exact(conv.width)) {
+                    for (i, gradient) in gradient.iter().enumerate() {
+                        let x: [_; K] = core::array::from_fn(|tap| x[(i + tap) * vectors + vector]);
+                        for (acc, &g) in acc.iter_mut().zip(gradient) {
+                            let g = simd.splat_f32s(g);
+                            for tap in 0..K {
+                                acc[tap] = simd.mul_add_f32s(g, x[tap], acc[tap]);
+                            }
                         }
                     }
                 }
-                for (out, acc) in acc.iter().enumerate() {
-                    for (i, &sum) in acc.iter().enumerate().take(offsets_of_group.len()) {
-                        weight[(block * BLOCK + out) * offsets.len() + group * TAPS + i] +=
-                            simd.reduce_sum_f32s(sum);
+                for (out, acc) in acc.into_iter().enumerate() {
+                    for (tap, sum) in acc.into_iter().enumerate() {
+                        let to =
+                            &mut weight[(((block * BLOCK + out) * K + row) * K + tap) * vectors + vector];
+                        *to = simd.add_f32s(*to, sum);
                     }
                 }
             }
