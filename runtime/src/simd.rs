@@ -183,10 +183,17 @@ pub trait Simd: Copy + Send + Sync {
         whole
     }
 
-    /// Sum of the lanes, in their order.
+    /// Combines the lanes: those of one half with those of the other, until there is one.
     #[inline(always)]
-    fn sum(self, v: Self::V) -> f32 {
-        self.lanes(v).iter().sum()
+    fn fold(self, v: Self::V, combine: impl Fn(f32, f32) -> f32) -> f32 {
+        let (mut lanes, mut width) = (self.lanes(v), Self::LANES);
+        while width > 1 {
+            width /= 2;
+            for lane in 0..width {
+                lanes[lane] = combine(lanes[lane], lanes[lane + width]);
+            }
+        }
+        lanes[0]
     }
 }
 

@@ -145,12 +145,19 @@ impl Kernel for Head<'_> {
 #[inline(always)]
 fn softmax<S: Simd>(s: S, scores: &mut [f32], factor: f32) -> f32 {
     let (whole, rest) = scores.split_at_mut(scores.len() / S::LANES * S::LANES);
-    let mut largest = s.splat(f32::NEG_INFINITY);
-    for scores in whole.chunks_exact(S::LANES) {
-        largest = s.max(s.load(scores), largest);
+    // Four at a time, which do not wait for each other.
+    let mut largest = [s.splat(f32::NEG_INFINITY); 4];
+    for scores in whole.chunks_exact(4 * S::LANES) {
+        for (n, largest) in largest.iter_mut().enumerate() {
+            *largest = s.max(s.at(scores, n * S::LANES), *largest);
+        }
     }
-    let lanes = s.lanes(largest);
-    let largest = lanes[..S::LANES].iter().chain(&*rest).fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+    for scores in whole.chunks_exact(4 * S::LANES).remainder().chunks_exact(S::LANES) {
+        largest[0] = s.max(s.load(scores), largest[0]);
+    }
+    let [a, b, c, d] = largest;
+    let largest = s.fold(s.max(s.max(a, b), s.max(c, d)), f32::max);
+    let largest = rest.iter().fold(largest, |a, &b| a.max(b));
     let (factor, offset) = (s.splat(factor), s.splat(-largest * factor));
     let mut total = s.splat(0.0);
     for scores in whole.chunks_exact_mut(S::LANES) {
@@ -158,7 +165,7 @@ fn softmax<S: Simd>(s: S, scores: &mut [f32], factor: f32) -> f32 {
         total = s.add(total, x);
         s.store(x, scores);
     }
-    let mut sum = s.sum(total);
+    let mut sum = s.fold(total, |a, b| a + b);
     if !rest.is_empty() {
         s.store(exp(s, s.mul_add(s.load(rest), factor, offset)), rest);
         sum += rest.iter().sum::<f32>();

@@ -47,7 +47,7 @@ impl Rounds<'_> {
             let rows = core::hint::black_box([&a[..]; M]);
             accumulate(s, rows, columns, &mut sums);
         }
-        core::hint::black_box(sums.map(|sums| sums.map(|sum| s.sum(sum))));
+        core::hint::black_box(sums.map(|sums| sums.map(|sum| s.fold(sum, |a, b| a + b))));
         *self.macs = (M * N * S::LANES * DEPTH) as u64;
     }
 }
