@@ -100,16 +100,16 @@ pub(super) struct End<'a> {
 }
 
 impl End<'_> {
-    /// Stores the sums of a vector of output channels from this one on.
+    /// The bias of so many output channels from this one on.
     #[inline(always)]
-    pub(super) fn store<S: Simd>(&self, s: S, mut sum: S::V, out: usize, y: &mut [f32]) {
-        let y = match y.len() {
-            len if len > S::LANES => &mut y[..S::LANES],
-            _ => y,
-        };
-        if !self.bias.is_empty() {
-            sum = s.add(sum, s.load(&self.bias[out..out + y.len()]));
-        }
+    pub(super) fn bias<S: Simd>(&self, s: S, out: usize, lanes: usize) -> S::V {
+        if self.bias.is_empty() { s.splat(0.0) } else { s.load(&self.bias[out..out + lanes]) }
+    }
+
+    /// Stores the sums of some output channels of a pixel, with their bias.
+    #[inline(always)]
+    pub(super) fn store<S: Simd>(&self, s: S, sum: S::V, bias: S::V, y: &mut [f32]) {
+        let mut sum = s.add(sum, bias);
         if let Some(factor) = self.residual {
             sum = s.mul_add(s.splat(factor), s.load(y), sum);
         }
@@ -169,19 +169,30 @@ impl<E: Element> Product for DirectProduct<'_, '_, E> {
         let Direct { x, shape, kernel, end, outs, first, .. } = self.direct;
         let (height, width) = (usize::from(shape.height), usize::from(shape.width));
         let mut sums = [[s.splat(0.0); N]; M];
-        let mut pixels = [(0, 0); M];
-        for (m, pixel) in pixels.iter_mut().enumerate() {
-            *pixel = ((first + row + m) / width, (first + row + m) % width);
-        }
+        let (first, channels, reach) = (first + row, self.channels, kernel / 2);
+        // Pixels that follow each other have no place of their own where the kernel has one tap.
+        let (top, left) = if kernel == 1 { (0, 0) } else { (first / width, first % width) };
         for tap in 0..kernel * kernel {
             let (dy, dx) = (tap / kernel, tap % kernel);
+            // Before the first row and column this wraps around, and is outside the picture too.
+            let inside = |top: usize, left: usize| {
+                let (y, column) = ((top + dy).wrapping_sub(reach), (left + dx).wrapping_sub(reach));
+                y < height && column < width
+            };
             let mut rows = [self.zeros; M];
-            for (row, &(y, x_of)) in rows.iter_mut().zip(&pixels) {
-                // Before the first row and column this wraps around, and is outside the picture too.
-                let y = (y + dy).wrapping_sub(kernel / 2);
-                let column = (x_of + dx).wrapping_sub(kernel / 2);
-                if y < height && column < width {
-                    *row = &x[(y * width + column) * self.channels..][..self.channels];
+            if kernel == 1 || left + M <= width && inside(top, left) && inside(top, left + M - 1) {
+                let x = &x[(first + dy * width + dx - reach * (width + 1)) * channels..][..M * channels];
+                for (m, row) in rows.iter_mut().enumerate() {
+                    *row = &x[m * channels..][..channels];
+                }
+            } else {
+                let mut place = (top, left);
+                for (m, row) in rows.iter_mut().enumerate() {
+                    if inside(place.0, place.1) {
+                        let pixel = first + m + dy * width + dx - reach * (width + 1);
+                        *row = &x[pixel * channels..][..channels];
+                    }
+                    place = if place.1 + 1 < width { (place.0, place.1 + 1) } else { (place.0 + 1, 0) };
                 }
             }
             accumulate(
@@ -191,11 +202,13 @@ impl<E: Element> Product for DirectProduct<'_, '_, E> {
                 &mut sums,
             );
         }
-        for (m, sums) in sums.iter().enumerate() {
-            for (n, &sum) in sums.iter().enumerate() {
-                let out = panel * PANEL + n * S::LANES;
-                if out < outs {
-                    end.store(s, sum, out, &mut self.direct.y[(row + m) * outs + out..(row + m + 1) * outs]);
+        for n in 0..N {
+            let out = panel * PANEL + n * S::LANES;
+            let lanes = S::LANES.min(outs.saturating_sub(out));
+            if lanes > 0 {
+                let bias = end.bias(s, out, lanes);
+                for (m, sums) in sums.iter().enumerate() {
+                    end.store(s, sums[n], bias, &mut self.direct.y[(row + m) * outs + out..][..lanes]);
                 }
             }
         }

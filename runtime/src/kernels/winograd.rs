@@ -119,68 +119,65 @@ pub(super) fn run<E: Element>(
     scratch: &mut [f32],
     y: &mut [f32],
 ) {
-    let (inputs, scratch) = scratch.split_at_mut(sizes.input_elements());
     let pixels_of_row = sizes.tile * usize::from(shape.width);
     for first in (0..sizes.tiles()).step_by(sizes.block()) {
         let tiles = first..sizes.tiles().min(first + sizes.block());
-        let groups = tiles.len().div_ceil(TILE_GROUP);
-        let inputs = &mut inputs[..groups * sizes.group_elements()];
         if let Some(rows) = sizes.rows_of_part(tiles.clone(), cpu.threads()) {
-            // Each task has some rows of tiles, and transforms the weights for itself: what one thread has written, no
-            // other has to read.
             let part = rows * sizes.columns;
             let first_pixel = first / sizes.columns * pixels_of_row;
             let y = y[first_pixel * sizes.out..].chunks_mut(rows * pixels_of_row * sizes.out);
-            let v = inputs.chunks_mut(part / TILE_GROUP * sizes.group_elements());
-            let parts = v.zip(y).enumerate().map(|(index, (v, y))| {
-                let first = tiles.start + index * part;
+            let parts = tiles.clone().step_by(part).zip(y).map(|(first, y)| {
                 let tiles = first..tiles.end.min(first + part);
-                let pixel = first / sizes.columns * pixels_of_row;
-                Rows { sizes, x, shape, tiles, v, weight, end, y: Grid::new(y, sizes.out), pixel }
+                let (y, pixel) = (Grid::new(y, sizes.out), first / sizes.columns * pixels_of_row);
+                Part { sizes, x, shape, weight, end, tiles, panel: 0, y, pixel }
             });
             cpu.run(parts, scratch);
-            continue;
+        } else {
+            let panels = sizes.out.div_ceil(PANEL);
+            let part = panels.div_ceil(cpu.threads());
+            let mut rest = Some(Grid::new(y, sizes.out));
+            let parts = (0..panels).step_by(part).map_while(|panel| {
+                let (y, others) = rest.take()?.split(part * PANEL);
+                rest = Some(others);
+                Some(Part { sizes, x, shape, weight, end, tiles: tiles.clone(), panel, y, pixel: 0 })
+            });
+            cpu.run(parts, scratch);
         }
-        let part = groups.div_ceil(cpu.threads());
-        let parts = inputs.chunks_mut(part * sizes.group_elements()).enumerate().map(|(index, v)| {
-            let first = tiles.start + index * part * TILE_GROUP;
-            Inputs { sizes, x, shape, tiles: first..tiles.end.min(first + part * TILE_GROUP), v }
-        });
-        cpu.run(parts, &mut []);
-
-        // Each task has some of the output channels.
-        let panels = sizes.out.div_ceil(PANEL);
-        let part = panels.div_ceil(cpu.threads());
-        let mut rest = Some(Grid::new(y, sizes.out));
-        let parts = (0..panels).step_by(part).map_while(|panel| {
-            let (y, others) = rest.take()?.split(part * PANEL);
-            rest = Some(others);
-            Some(Outputs { sizes, v: inputs, weight, end, shape, tiles: tiles.clone(), panel, y, pixel: 0 })
-        });
-        cpu.run(parts, scratch);
     }
 }
 
-/// Some rows of tiles from the input to the output.
-struct Rows<'a, E> {
+/// Some tiles and some panels of output channels, from the input to the output. It transforms inputs and weights for itself
+/// though others need them too: to read what another core has just written takes longer.
+struct Part<'a, E> {
     sizes: Winograd,
     x: &'a [f32],
     shape: Shape,
-    tiles: Range<usize>,
-    v: &'a mut [f32],
     weight: &'a [E],
     end: End<'a>,
+    tiles: Range<usize>,
+    /// The first panel.
+    panel: usize,
+    /// The channels of these panels.
     y: Grid<'a>,
     /// The first one of `y`.
     pixel: usize,
 }
 
-impl<E: Element> Kernel for Rows<'_, E> {
+impl<E: Element> Kernel for Part<'_, E> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S, scratch: &mut [f32]) {
-        let Self { sizes, x, shape, tiles, v, weight, end, y, pixel } = self;
-        Inputs { sizes, x, shape, tiles: tiles.clone(), v }.run(s, &mut []);
-        Outputs { sizes, v, weight, end, shape, tiles, panel: 0, y, pixel }.run(s, scratch);
+        let Self { sizes, x, shape, weight, end, tiles, panel, y, pixel } = self;
+        let (v, scratch) = scratch.split_at_mut(sizes.input_elements());
+        let inputs = Inputs { sizes, x, shape, tiles: tiles.clone(), v };
+        match sizes.tile {
+            2 => inputs.transform::<S, 4>(s),
+            _ => inputs.transform::<S, 6>(s),
+        }
+        let outputs = Outputs { sizes, v, weight, end, shape, tiles, panel, y, pixel };
+        match sizes.tile {
+            2 => outputs.compute::<S, 4>(s, scratch, &G4),
+            _ => outputs.compute::<S, 6>(s, scratch, &G6),
+        }
     }
 }
 
@@ -191,16 +188,6 @@ struct Inputs<'a> {
     shape: Shape,
     tiles: Range<usize>,
     v: &'a mut [f32],
-}
-
-impl Kernel for Inputs<'_> {
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S, _: &mut [f32]) {
-        match self.sizes.tile {
-            2 => self.transform::<S, 4>(s),
-            _ => self.transform::<S, 6>(s),
-        }
-    }
 }
 
 impl Inputs<'_> {
@@ -214,6 +201,7 @@ impl Inputs<'_> {
             let group = &mut self.v[index / TILE_GROUP * self.sizes.group_elements()..];
             let group = &mut group[index % TILE_GROUP * channels..];
             let (top, left) = (t / columns * tile, t % columns * tile);
+            let whole = left > 0 && left + P - 1 <= width;
             for channel in (0..channels).step_by(S::LANES) {
                 let lanes = channels - channel;
                 for (i, d) in d.iter_mut().enumerate() {
@@ -224,10 +212,14 @@ impl Inputs<'_> {
                         continue;
                     }
                     let row = &self.x[row * width * channels..][..width * channels];
-                    for (j, d) in d.iter_mut().enumerate() {
-                        let column = (left + j).wrapping_sub(1);
-                        let inside = column < width;
-                        *d = if inside { load(s, row, column * channels + channel, lanes) } else { zero };
+                    if whole && lanes >= S::LANES {
+                        *d = f32::at_each(s, row, (left - 1) * channels + channel, channels);
+                    } else {
+                        for (j, d) in d.iter_mut().enumerate() {
+                            let column = (left + j).wrapping_sub(1);
+                            let inside = column < width;
+                            *d = if inside { load(s, row, column * channels + channel, lanes) } else { zero };
+                        }
                     }
                     transform_input(s, d);
                 }
@@ -273,16 +265,6 @@ struct Outputs<'a, E> {
     y: Grid<'a>,
     /// The first one of `y`.
     pixel: usize,
-}
-
-impl<E: Element> Kernel for Outputs<'_, E> {
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S, scratch: &mut [f32]) {
-        match self.sizes.tile {
-            2 => self.compute::<S, 4>(s, scratch, &G4),
-            _ => self.compute::<S, 6>(s, scratch, &G6),
-        }
-    }
 }
 
 impl<'a, E: Element> Outputs<'a, E> {
@@ -360,6 +342,8 @@ impl<'a, E: Element> Outputs<'a, E> {
         for (index, t) in self.tiles.clone().enumerate() {
             let (top, left) = (t / columns * tile, t % columns * tile);
             for out in (0..outs).step_by(S::LANES) {
+                let lanes = S::LANES.min(outs - out);
+                let bias = self.end.bias(s, self.panel * PANEL + first + out, lanes);
                 for (i, row) in m.iter_mut().enumerate() {
                     *row = f32::at_each(s, products, i * P * next + index * stride + out, next);
                     transform_output(s, row);
@@ -372,9 +356,7 @@ impl<'a, E: Element> Outputs<'a, E> {
                     transform_output(s, &mut of_column);
                     for (i, &sum) in of_column.iter().enumerate().take(tile.min(height - top)) {
                         let y = self.y.row((top + i) * width + left + j - self.pixel);
-                        let end = y.len().min(first + out + S::LANES);
-                        let channel = self.panel * PANEL + first + out;
-                        self.end.store(s, sum, channel, &mut y[first + out..end]);
+                        self.end.store(s, sum, bias, &mut y[first + out..][..lanes]);
                     }
                 }
             }
@@ -399,19 +381,14 @@ fn transform_weights<S: Simd, E: Element, const P: usize>(
 ) {
     let [g0, g1, g2] = g[rows_of_pair::<P>(pair)[0]].map(|g| s.splat(g));
     for (index, channel) in channels.enumerate() {
+        let taps = &weight[channel * 9 * width..][..9 * width];
         for lane in (0..PANEL).step_by(S::LANES) {
-            let mut taps = [s.splat(0.0); 9];
-            if width == PANEL {
-                taps = E::at_each(s, weight, channel * 9 * PANEL + lane, PANEL);
-            } else {
-                let rows = weight[channel * 9 * width..].chunks_exact(width);
-                for (tap, row) in taps.iter_mut().zip(rows) {
-                    *tap = E::load(s, &row[lane.min(width)..width.min(lane + S::LANES)]);
-                }
-            }
             let (mut plus, mut minus) = ([s.splat(0.0); 3], [s.splat(0.0); 3]);
             for kx in 0..3 {
-                let (above, middle, below) = (taps[kx], taps[3 + kx], taps[6 + kx]);
+                let [above, middle, below] = [kx, 3 + kx, 6 + kx];
+                let above = tap(s, taps, width, above, lane);
+                let middle = tap(s, taps, width, middle, lane);
+                let below = tap(s, taps, width, below, lane);
                 if pair == 0 {
                     (plus[kx], minus[kx]) = (s.mul(g0, above), below);
                 } else {
@@ -426,6 +403,16 @@ fn transform_weights<S: Simd, E: Element, const P: usize>(
             transform_weight(s, minus, &mut row);
             s.put_each(row, u, place + P * PANEL, PANEL);
         }
+    }
+}
+
+/// Some lanes of a tap of a channel's weights for a panel of this width, zeros beyond it.
+#[inline(always)]
+fn tap<S: Simd, E: Element>(s: S, taps: &[E], width: usize, tap: usize, lane: usize) -> S::V {
+    if width == PANEL {
+        E::at(s, taps, tap * PANEL + lane)
+    } else {
+        E::load(s, &taps[tap * width..][lane.min(width)..width.min(lane + S::LANES)])
     }
 }
 
@@ -450,26 +437,23 @@ impl Product for PointProduct<'_> {
         panel: usize,
         part: Option<usize>,
     ) {
-        let place = |m: usize, n: usize| (row + m) * self.width + panel * PANEL + n * S::LANES;
+        let width = self.width;
+        let products = &mut self.m[row * width + panel * PANEL..];
         let mut sums = [[s.splat(0.0); N]; M];
         if self.channels.start > 0 {
             for (m, sums) in sums.iter_mut().enumerate() {
-                for (n, sum) in sums.iter_mut().enumerate() {
-                    *sum = s.at(self.m, place(m, n));
-                }
+                *sums = f32::at_each(s, products, m * width, S::LANES);
             }
         }
+        let (start, len, next) = (self.channels.start, self.channels.len(), self.sizes.channels);
         let mut rows = [&[][..]; M];
         for (m, v) in rows.iter_mut().enumerate() {
             let (group, tile) = ((row + m) / TILE_GROUP, (row + m) % TILE_GROUP);
-            let v_of_tile = &self.v[group * self.sizes.group_elements() + tile * self.sizes.channels..];
-            *v = &v_of_tile[self.channels.clone()];
+            *v = &self.v[group * self.sizes.group_elements() + tile * next + start..][..len];
         }
         accumulate(s, rows, self.u.columns::<S>(panel, part, 0), &mut sums);
-        for (m, sums) in sums.iter().enumerate() {
-            for (n, &sum) in sums.iter().enumerate() {
-                s.put(sum, self.m, place(m, n));
-            }
+        for (m, &sums) in sums.iter().enumerate() {
+            s.put_each(sums, products, m * width, S::LANES);
         }
     }
 }
