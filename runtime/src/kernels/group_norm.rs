@@ -1,3 +1,5 @@
+use core::ops::Range;
+
 use crate::cpu::Cpu;
 use crate::math::rsqrt;
 use crate::simd::{Kernel, Simd};
@@ -19,7 +21,8 @@ pub struct GroupNorm<'a> {
     pub epsilon: f32,
     /// Whether SiLU follows.
     pub silu: bool,
-    /// Memory for two numbers of each channel.
+    /// Memory for two numbers of each channel, as [`scratch_bytes`](traflow_graph::model::scratch_bytes) says; with more of it,
+    /// threads share out the moments.
     pub scratch: &'a mut [f32],
     /// Output, `[pixels, channels]`.
     pub y: &'a mut [f32],
@@ -31,28 +34,25 @@ impl GroupNorm<'_> {
         let Self { x, scale, shift, groups, epsilon, silu, scratch, y } = self;
         let channels = scale.len().max(1);
         let pixels = y.len() / channels;
-        let (factors, rest) = scratch.split_at_mut(channels);
-        let offsets = &mut rest[..channels];
+        // Moments of parts of the pixels, which are combined: as many parts as make sense and have room, for any number of
+        // threads, so that the result is the same.
+        let parts = (pixels / PART).clamp(1, MOST_PARTS).min(scratch.len() / (2 * channels)).max(1);
+        let part = pixels.div_ceil(parts) * channels;
+        let moments = &mut scratch[..parts * 2 * channels];
 
-        // Parts of whole lines of memory, and of all channels if they are few.
-        let part = channels.div_ceil(cpu.threads()).next_multiple_of(16);
         let input = x.unwrap_or(y);
-        let parts = factors.chunks_mut(part).zip(offsets.chunks_mut(part)).enumerate();
-        let moments = parts.map(|(index, (means, squares))| Moments {
-            x: input,
-            channels,
-            first: index * part,
-            means,
-            squares,
-        });
-        cpu.run(moments, &mut []);
+        let of_thread = parts.div_ceil(cpu.threads());
+        let tasks = moments.chunks_mut(of_thread * 2 * channels).zip(input.chunks((of_thread * part).max(1)));
+        cpu.run(tasks.map(|(moments, x)| Moments { x, part, channels, moments }), &mut []);
 
         let of_group = (channels / groups.max(1)).max(1);
         let parameters = scale.chunks_exact(of_group).zip(shift.chunks_exact(of_group));
-        let moments = factors.chunks_exact_mut(of_group).zip(offsets.chunks_exact_mut(of_group));
-        for ((factors, offsets), (scale, shift)) in moments.zip(parameters) {
-            affine(factors, offsets, scale, shift, pixels as f64, epsilon);
+        for (index, (scale, shift)) in parameters.enumerate() {
+            let group = index * of_group..(index + 1) * of_group;
+            affine(moments, channels, group, part / channels, pixels, epsilon, scale, shift);
         }
+        let (factors, rest) = moments.split_at(channels);
+        let offsets = &rest[..channels];
 
         let part = pixels.div_ceil(cpu.threads()).max(1) * channels;
         let parts = y.chunks_mut(part).enumerate().map(|(index, y)| {
@@ -83,87 +83,116 @@ impl GroupNorm<'_> {
     }
 }
 
-/// Turns means and sums of squared deviations of the channels of a group into the factors and offsets that normalise
-/// them.
-fn affine(factors: &mut [f32], offsets: &mut [f32], scale: &[f32], shift: &[f32], pixels: f64, epsilon: f32) {
-    let channels = factors.len() as f64;
-    let mean = factors.iter().map(|&mean| f64::from(mean)).sum::<f64>() / channels;
-    let mut squares = 0.0;
-    for (of_channel, square) in factors.iter().zip(&*offsets) {
-        let apart = f64::from(*of_channel) - mean;
-        squares += f64::from(*square) + pixels * apart * apart;
+/// Turns means and sums of squared deviations of the channels of a group, of each part of the pixels, into factors and
+/// offsets that normalise them, in the place of those of the first part.
+#[allow(clippy::too_many_arguments, reason = "sizes, and the parameters of a group")]
+fn affine(
+    moments: &mut [f32],
+    channels: usize,
+    group: Range<usize>,
+    part: usize,
+    pixels: usize,
+    epsilon: f32,
+    scale: &[f32],
+    shift: &[f32],
+) {
+    let count = (pixels * group.len()) as f64;
+    let (mut mean, mut squares) = (0.0, 0.0);
+    for (index, of_part) in moments.chunks_exact(2 * channels).enumerate() {
+        let pixels = part.min(pixels - index * part) as f64;
+        mean += pixels * of_part[group.clone()].iter().map(|&mean| f64::from(mean)).sum::<f64>() / count;
     }
-    let factor = rsqrt((squares / (pixels * channels)) as f32 + epsilon);
-    for ((factor_of, offset_of), (scale, shift)) in
-        factors.iter_mut().zip(offsets).zip(scale.iter().zip(shift))
-    {
+    for (index, of_part) in moments.chunks_exact(2 * channels).enumerate() {
+        let pixels = part.min(pixels - index * part) as f64;
+        let (means, squares_of_part) = of_part.split_at(channels);
+        for (of_channel, square) in means[group.clone()].iter().zip(&squares_of_part[group.clone()]) {
+            let apart = f64::from(*of_channel) - mean;
+            squares += f64::from(*square) + pixels * apart * apart;
+        }
+    }
+    let factor = rsqrt((squares / count) as f32 + epsilon);
+    let (factors, offsets) = moments.split_at_mut(channels);
+    let places = factors[group.clone()].iter_mut().zip(&mut offsets[group]);
+    for ((factor_of, offset_of), (scale, shift)) in places.zip(scale.iter().zip(shift)) {
         *factor_of = factor * scale;
         *offset_of = (f64::from(*shift) - mean * f64::from(*factor_of)) as f32;
     }
 }
 
-/// The mean of each channel, and the sum of its squared deviations from it.
+/// The mean of each channel, and the sum of its squared deviations from it, of some parts of the pixels.
 struct Moments<'a> {
     x: &'a [f32],
+    /// Elements of a part.
+    part: usize,
     channels: usize,
-    /// The first of these channels.
-    first: usize,
-    means: &'a mut [f32],
-    squares: &'a mut [f32],
+    /// For each part the means, then the sums.
+    moments: &'a mut [f32],
 }
+
+/// The least pixels of a part of which moments are computed, and the most parts.
+const PART: usize = 128;
+const MOST_PARTS: usize = 8;
 
 /// Pixels that are summed before the sum goes into the total, so that errors do not grow with the size of the picture.
 const RUN: usize = 32;
 
 impl Kernel for Moments<'_> {
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S, _: &mut [f32]) {
-        let mut first = 0;
-        while first < self.means.len() {
-            let left = self.means.len() - first;
-            if left >= 4 * S::LANES {
-                self.moments::<S, 4>(s, first);
-                first += 4 * S::LANES;
-            } else {
-                self.moments::<S, 1>(s, first);
-                first += S::LANES;
+    fn run<S: Simd>(self, s: S, _: &mut [f32]) {
+        let channels = self.channels;
+        for (moments, x) in self.moments.chunks_exact_mut(2 * channels).zip(self.x.chunks(self.part.max(1))) {
+            let (means, squares) = moments.split_at_mut(channels);
+            let mut first = 0;
+            while first < channels {
+                if channels - first >= 4 * S::LANES {
+                    moments_of::<S, 4>(s, x, first, means, squares);
+                    first += 4 * S::LANES;
+                } else {
+                    moments_of::<S, 1>(s, x, first, means, squares);
+                    first += S::LANES;
+                }
             }
         }
     }
 }
 
-impl Moments<'_> {
-    /// Of N vectors of channels. What is summed is the distance from the first pixel, since the squares of numbers far
-    /// from 0 would cancel.
-    #[inline(always)]
-    fn moments<S: Simd, const N: usize>(&mut self, s: S, first: usize) {
-        let zero = [s.splat(0.0); N];
-        let from = |n: usize| first + n * S::LANES;
-        let channel = |n: usize| self.first + from(n)..self.first + self.means.len().min(from(n + 1));
-        let origin: [S::V; N] = core::array::from_fn(|n| s.load(&self.x[channel(n)]));
-        let (mut sums, mut squares) = (zero, zero);
-        for run in self.x.chunks(RUN * self.channels) {
-            let (mut sums_of_run, mut squares_of_run) = (zero, zero);
-            for pixel in run.chunks_exact(self.channels) {
-                for n in 0..N {
-                    let x = s.sub(s.load(&pixel[channel(n)]), origin[n]);
-                    sums_of_run[n] = s.add(sums_of_run[n], x);
-                    squares_of_run[n] = s.mul_add(x, x, squares_of_run[n]);
-                }
-            }
+/// Of N vectors of channels. What is summed is the distance from the first pixel, since the squares of numbers far from 0
+/// would cancel.
+#[inline(always)]
+fn moments_of<S: Simd, const N: usize>(
+    s: S,
+    x: &[f32],
+    first: usize,
+    means: &mut [f32],
+    squares_of: &mut [f32],
+) {
+    let (zero, channels) = ([s.splat(0.0); N], means.len());
+    let channel = |n: usize| first + n * S::LANES..channels.min(first + (n + 1) * S::LANES);
+    let mut origin = zero;
+    for (n, origin) in origin.iter_mut().enumerate() {
+        *origin = s.load(&x[channel(n)]);
+    }
+    let (mut sums, mut squares) = (zero, zero);
+    for run in x.chunks(RUN * channels) {
+        let (mut sums_of_run, mut squares_of_run) = (zero, zero);
+        for pixel in run.chunks_exact(channels) {
             for n in 0..N {
-                sums[n] = s.add(sums[n], sums_of_run[n]);
-                squares[n] = s.add(squares[n], squares_of_run[n]);
+                let x = s.sub(s.load(&pixel[channel(n)]), origin[n]);
+                sums_of_run[n] = s.add(sums_of_run[n], x);
+                squares_of_run[n] = s.mul_add(x, x, squares_of_run[n]);
             }
         }
-        let inverse = s.splat(1.0 / (self.x.len() / self.channels) as f32);
         for n in 0..N {
-            let end = self.means.len().min(from(n + 1));
-            let mean = s.mul(sums[n], inverse);
-            s.store(s.add(origin[n], mean), &mut self.means[from(n)..end]);
-            let square = s.sub(squares[n], s.mul(sums[n], mean));
-            s.store(s.max(square, s.splat(0.0)), &mut self.squares[from(n)..end]);
+            sums[n] = s.add(sums[n], sums_of_run[n]);
+            squares[n] = s.add(squares[n], squares_of_run[n]);
         }
+    }
+    let inverse = s.splat(1.0 / (x.len() / channels) as f32);
+    for n in 0..N {
+        let mean = s.mul(sums[n], inverse);
+        s.store(s.add(origin[n], mean), &mut means[channel(n)]);
+        let square = s.sub(squares[n], s.mul(sums[n], mean));
+        s.store(s.max(square, s.splat(0.0)), &mut squares_of[channel(n)]);
     }
 }
 
@@ -180,17 +209,17 @@ impl Kernel for Normalise<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S, _: &mut [f32]) {
         let channels = self.factors.len();
-        for pixel in (0..self.y.len()).step_by(channels.max(1)) {
-            for channel in (0..channels).step_by(S::LANES) {
-                let end = channels.min(channel + S::LANES);
-                let (factor, offset) = (&self.factors[channel..end], &self.offsets[channel..end]);
-                let place = pixel + channel..pixel + end;
+        for first in (0..channels).step_by(S::LANES) {
+            let end = channels.min(first + S::LANES);
+            let (factor, offset) = (s.load(&self.factors[first..end]), s.load(&self.offsets[first..end]));
+            for (index, y) in self.y.chunks_exact_mut(channels).enumerate() {
+                let y = &mut y[first..end];
                 let x = s.load(match self.x {
-                    Some(x) => &x[place.clone()],
-                    None => &self.y[place.clone()],
+                    Some(x) => &x[index * channels..][first..end],
+                    None => y,
                 });
-                let x = s.mul_add(x, s.load(factor), s.load(offset));
-                s.store(if self.silu { vector::silu(s, x) } else { x }, &mut self.y[place]);
+                let x = s.mul_add(x, factor, offset);
+                s.store(if self.silu { vector::silu(s, x) } else { x }, y);
             }
         }
     }
@@ -204,7 +233,7 @@ mod tests {
     #[test]
     fn run_is_the_definition() {
         for (channels, groups) in [(1, 1), (3, 3), (5, 1), (12, 4), (26, 13), (96, 24)] {
-            for pixels in [1, 4, 49, 196] {
+            for (pixels, room) in [(1, 1), (4, 8), (49, 1), (196, 1), (300, 2), (1030, 5), (1030, 9)] {
                 for (isa, silu) in crate::Isa::all().flat_map(|isa| [(isa, false), (isa, true)]) {
                     let (scale, shift) = (&random(1, channels), &random(2, channels));
                     let x: std::vec::Vec<f32> =
@@ -218,7 +247,7 @@ mod tests {
                     ];
                     for (x, y, by_definition) in outputs {
                         // A large epsilon keeps groups of one element comparable.
-                        let (epsilon, scratch) = (1e-2, &mut random(3, 2 * channels)[..]);
+                        let (epsilon, scratch) = (1e-2, &mut random(3, 2 * channels * room)[..]);
                         let norm = GroupNorm { x, scale, shift, groups, epsilon, silu, scratch, y };
                         if by_definition { norm.reference() } else { norm.run(cpu) }
                     }
@@ -235,7 +264,7 @@ mod tests {
         let (scale, shift) = (&[1.0; 32], &[0.0; 32]);
         let (mut y, mut expected) = (x.clone(), x);
         for (y, cpu) in [(&mut y, Some(Cpu::new(crate::Isa::detect()))), (&mut expected, None)] {
-            let scratch = &mut [0.0; 64];
+            let scratch = &mut [0.0; 2 * 64];
             let norm = GroupNorm { x: None, scale, shift, groups: 8, epsilon: 1e-6, silu: false, scratch, y };
             match cpu {
                 Some(cpu) => norm.run(&cpu),
