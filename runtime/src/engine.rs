@@ -276,7 +276,7 @@ impl<'m> Memory<'m, '_> {
             }
             Op::Concat => Concat { a, b, channels: shape.channels.into(), y }.run(cpu),
             Op::Downsample => Downsample { x: a, shape: node.shape(), y }.run(cpu),
-            Op::Upsample => Upsample { x: a, shape, y }.run(),
+            Op::Upsample => Upsample { x: a, shape, y }.run(cpu),
             Op::Blur { near, far } => Blur { x: a, shape, near, far, row: scratch, y }.run(cpu),
             Op::Border { by } => Border { x: a, shape, by: by.into(), y }.run(),
             Op::Attention { heads } => {

@@ -16,7 +16,12 @@ pub struct Downsample<'a> {
 impl Downsample<'_> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
-        cpu.run([self].into_iter(), &mut []);
+        let Self { x, shape, y } = self;
+        // Parts of whole rows.
+        let row = (usize::from(shape.width) * usize::from(shape.channels)).max(1);
+        let part = usize::from(shape.height).div_ceil(cpu.threads()).max(1) * row;
+        let parts = y.chunks_mut(part).zip(x.chunks(4 * part));
+        cpu.run(parts.map(|(y, x)| Downsample { x, shape, y }), &mut []);
     }
 
     /// The definition.
@@ -64,7 +69,29 @@ pub struct Upsample<'a> {
 
 impl Upsample<'_> {
     /// Computes it.
-    pub fn run(self) {
+    pub fn run(self, cpu: &Cpu) {
+        let Self { x, shape, y } = self;
+        // Parts of whole rows.
+        let row = (usize::from(shape.width) * usize::from(shape.channels)).max(1);
+        let part = usize::from(shape.height).div_ceil(cpu.threads()).max(1) * row;
+        let parts = y.chunks_mut(4 * part).zip(x.chunks(part));
+        cpu.run(parts.map(|(y, x)| Upsample { x, shape, y }), &mut []);
+    }
+
+    /// The definition.
+    #[cfg(any(test, feature = "std"))]
+    pub fn reference(self) {
+        let (channels, width) = (usize::from(self.shape.channels), usize::from(self.shape.width));
+        for (i, y) in self.y.iter_mut().enumerate() {
+            let (row, column) = (i / channels / (2 * width) / 2, i / channels % (2 * width) / 2);
+            *y = self.x[(row * width + column) * channels + i % channels];
+        }
+    }
+}
+
+impl Kernel for Upsample<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S, _: &mut [f32]) {
         let channels = usize::from(self.shape.channels).max(1);
         let row = usize::from(self.shape.width).max(1) * channels;
         for (y, x) in self.y.chunks_exact_mut(4 * row).zip(self.x.chunks_exact(row)) {
@@ -75,16 +102,6 @@ impl Upsample<'_> {
                 right.copy_from_slice(x);
             }
             below.copy_from_slice(above);
-        }
-    }
-
-    /// The definition.
-    #[cfg(any(test, feature = "std"))]
-    pub fn reference(self) {
-        let (channels, width) = (usize::from(self.shape.channels), usize::from(self.shape.width));
-        for (i, y) in self.y.iter_mut().enumerate() {
-            let (row, column) = (i / channels / (2 * width) / 2, i / channels % (2 * width) / 2);
-            *y = self.x[(row * width + column) * channels + i % channels];
         }
     }
 }
@@ -108,7 +125,7 @@ mod tests {
                     close(&y, &expected, 4, "downsample");
                 }
                 let (mut y, mut expected) = (std::vec![0.0; large], std::vec![0.0; large]);
-                Upsample { x: &x[..small], shape, y: &mut y }.run();
+                Upsample { x: &x[..small], shape, y: &mut y }.run(&Cpu::new(crate::Isa::detect()));
                 Upsample { x: &x[..small], shape, y: &mut expected }.reference();
                 assert_eq!(y, expected);
             }
