@@ -227,6 +227,7 @@ fn a_profile_lists_the_nodes() {
     let profile: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((&profile["macs"], &profile["nodes"][1]["name"]), (&35.into(), &"conv".into()));
     assert!(profile["peak_gmacs_per_s"].as_f64() > Some(0.0));
+    assert!(profile["nodes"].as_array().unwrap().iter().all(|node| node["of_roof"].as_f64() > Some(0.0)));
     let (code, stdout, _) = run(folder.path(), &["one.traflow", "--profile"]);
     assert!(code == Some(0) && stdout.contains("\nconv ") && stdout.contains("\nall "), "{stdout}");
 }

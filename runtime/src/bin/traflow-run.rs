@@ -1,7 +1,9 @@
 //! Makes pictures with a model file, and measures how long that takes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
+use std::hint::black_box;
 use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,7 +16,9 @@ use memmap2::{Mmap, MmapOptions};
 use png::{BitDepth, ColorType};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use traflow_graph::model::Dtype;
+use traflow_graph::model::{Dtype, Node, Weights};
+use traflow_graph::op::Op;
+use traflow_graph::winograd::Winograd;
 use traflow_runtime::kernels::Peak;
 use traflow_runtime::{Cpu, Engine, IntegerEngine, Isa, Mix, Model, Shape};
 
@@ -96,7 +100,7 @@ struct Arguments {
     /// Make the picture of the seed again and again, and print how long that takes
     #[arg(long, conflicts_with_all = ["output", "count", "digest", "self_test", "verify"])]
     bench: bool,
-    /// Print how long each operation takes, and how near that is to what the processor can do
+    /// Print how long each operation takes, and how near that is to what the processor can do, sums or bytes
     #[arg(long, conflicts_with_all = ["output", "count", "digest", "self_test", "verify", "bench"])]
     profile: bool,
     /// Print the result as one JSON object
@@ -470,36 +474,50 @@ fn profile(arguments: &Arguments, runner: &mut Runner<'_, '_>, isa: Isa) -> Resu
     let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
     let total: f64 = medians.iter().sum();
     let peak = peak(isa) * f64::from(arguments.threads);
+    let mut copies = Copies::default();
 
     let mut text = format!(
-        "{:<28} {:>12} {:>9} {:>7} {:>10} {:>8} {:>7}\n",
-        "node", "output", "ms", "share", "MMAC", "GMAC/s", "peak"
+        "{:<28} {:>12} {:>9} {:>7} {:>10} {:>8} {:>10} {:>7} {:>7}\n",
+        "node", "output", "ms", "share", "MMAC", "GMAC/s", "KB", "GB/s", "roof"
     );
     let mut rows = Vec::new();
     for (node, &ms) in model.nodes().zip(&medians) {
-        let (macs, share) = (node.macs(), ms / total);
-        let rate = macs as f64 / ms / 1e6;
+        let (macs, bytes, share) = (node.macs(), moved(&node), ms / total);
+        let (rate, bandwidth) = (macs as f64 / ms / 1e6, bytes as f64 / ms / 1e6);
         let (name, shape) = (node.name(), node.shape().to_string());
         text += &format!("{name:<28} {shape:>12} {ms:>9.4} {:>5.1} %", 100.0 * share);
-        if macs > 0 {
-            text += &format!(" {:>10.2} {rate:>8.1} {:>5.0} %", macs as f64 / 1e6, 100.0 * rate / peak);
+        text += &match macs {
+            0 => format!(" {:>19}", ""),
+            _ => format!(" {:>10.2} {rate:>8.1}", macs as f64 / 1e6),
+        };
+        text += &format!(" {:>10.1} {bandwidth:>7.1}", bytes as f64 / 1024.0);
+        let op = format!("{:?}", node.op());
+        let mut row = json!({
+            "name": name, "op": op, "ms": ms, "share": share, "macs": macs, "gmacs_per_s": rate, "of_peak": rate / peak,
+            "bytes": bytes, "gbytes_per_s": bandwidth,
+        });
+        // The least time that the sums take, and that the bytes do.
+        if model.weights() != Dtype::I8 {
+            let sums = products(&node) as f64 / peak / 1e6;
+            let bytes = bytes as f64 / copies.rate(bytes) / f64::from(arguments.threads) / 1e6;
+            let (roof, limit) = (sums.max(bytes) / ms, if sums > bytes { "sums" } else { "bytes" });
+            text += &format!(" {:>5.0} % {limit}", 100.0 * roof);
+            (row["of_roof"], row["limit"]) = (json!(roof), json!(limit));
         }
         text += "\n";
-        let op = format!("{:?}", node.op());
-        rows.push(json!({
-            "name": name, "op": op, "ms": ms, "share": share, "macs": macs, "gmacs_per_s": rate, "of_peak": rate / peak,
-        }));
+        rows.push(row);
     }
     let macs: u64 = model.nodes().map(|node| node.macs()).sum();
     let rate = macs as f64 / total / 1e6;
     text += &format!(
-        "{:<28} {:>12} {total:>9.4} {:>7} {:>10.2} {rate:>8.1} {:>5.0} %\n\
-         The peak of f32, {peak:.1} GMAC/s, was measured; by Winograd's method a convolution can be above it.",
+        "{:<28} {:>12} {total:>9.4} {:>7} {:>10.2} {rate:>8.1}\n\
+         The peak of f32, {peak:.1} GMAC/s, was measured. The roof is the time that a node's products take at this peak, of \
+         which Winograd's\nmethod has fewer than MMAC says, or that its inputs, weights and output take if they move as fast \
+         as in a copy of so many bytes.",
         "all",
         "",
         "",
         macs as f64 / 1e6,
-        100.0 * rate / peak
     );
     let mut result = json!({
         "ms": total, "macs": macs, "gmacs_per_s": rate, "peak_gmacs_per_s": peak, "nodes": rows,
@@ -521,6 +539,51 @@ fn describe(arguments: &Arguments, runner: &Runner<'_, '_>, result: &mut Value) 
     result["isa"] = json!(isa.name());
     result["arena_bytes"] = json!(model.arena_bytes());
     result["weights_bytes"] = json!(model.weights_bytes());
+}
+
+/// Bytes that a node reads and writes: its inputs, parameters and output.
+fn moved(node: &Node<'_>) -> u64 {
+    let of_value = |node: &Node<'_>| node.shape().elements() * node.element_bytes();
+    let weight = match node.weight(0) {
+        Weights::F32(weight) => size_of_val(weight),
+        Weights::F16(weight) => size_of_val(weight),
+    };
+    let parameters = weight + node.panels().len() + size_of_val(node.bias(0));
+    (node.inputs().map(|input| of_value(&input)).sum::<usize>() + parameters + of_value(node)) as u64
+}
+
+/// Multiply-adds of a node by its method.
+fn products(node: &Node<'_>) -> u64 {
+    let (Op::Conv2d { out, method, .. }, Some(input)) = (node.op(), node.inputs().next()) else {
+        return node.macs();
+    };
+    match Winograd::new(method, input.shape(), out) {
+        Some(sizes) => (sizes.points().pow(2) * sizes.tiles() * sizes.channels * sizes.out) as u64,
+        None => node.macs(),
+    }
+}
+
+/// Bytes that a copy reads and writes on one thread, in 10⁹ a second, by the power of two of their number.
+#[derive(Default)]
+struct Copies(BTreeMap<u64, f64>);
+
+impl Copies {
+    fn rate(&mut self, bytes: u64) -> f64 {
+        let bytes = bytes.next_power_of_two().max(1024);
+        *self.0.entry(bytes).or_insert_with(|| {
+            let (from, mut to) = (vec![1u8; bytes as usize / 2], vec![0u8; bytes as usize / 2]);
+            let rounds = 1 + (1 << 22) / bytes;
+            let rate = |_| {
+                let start = Instant::now();
+                for _ in 0..rounds {
+                    to.copy_from_slice(black_box(&from));
+                    black_box(&mut to);
+                }
+                (bytes * rounds) as f64 / start.elapsed().as_secs_f64() / 1e9
+            };
+            (0..5).map(rate).fold(0.0, f64::max)
+        })
+    }
 }
 
 /// Multiply-adds of one thread, in 10⁹ a second.
