@@ -12,7 +12,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
-use memmap2::{Mmap, MmapOptions};
+#[cfg(target_os = "linux")]
+use memmap2::Advice;
+use memmap2::{Mmap, MmapMut};
 use png::{BitDepth, ColorType};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -129,7 +131,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Ok(name) => Isa::named(&name).with_context(|| format!("{ISA}={name}"))?,
         Err(_) => Isa::detect(),
     };
-    let mut arena = vec![0; Engine::arena_bytes(&model)];
+    let mut arena = memory(Engine::arena_bytes(&model))?;
     let mut runner = Runner::new(model, isa, arguments.threads.into(), &mut arena)?;
     runner.set_class(arguments.class)?;
 
@@ -395,7 +397,23 @@ fn map(path: &Path) -> Result<Mmap> {
     ensure!(file.metadata()?.is_file(), "it is no regular file");
     // SAFETY: the map is only read. Who writes into the file while it is in use changes the numbers of a picture, or
     // ends this program by shortening the file; the places of tensors were checked, and are checked again when used.
-    Ok(unsafe { MmapOptions::new().populate().map(&file) }?)
+    let map = unsafe { Mmap::map(&file) }?;
+    // All of it is needed, and in pages as large as the system has them. What it does not offer, it does without.
+    #[cfg(target_os = "linux")]
+    for advice in [Advice::HugePage, Advice::PopulateRead] {
+        _ = map.advise(advice);
+    }
+    Ok(map)
+}
+
+/// So many zeros, in pages as large as the system has them.
+fn memory(bytes: usize) -> Result<MmapMut> {
+    let memory = MmapMut::map_anon(bytes).with_context(|| format!("asking for {bytes} bytes of memory"))?;
+    #[cfg(target_os = "linux")]
+    {
+        _ = memory.advise(Advice::HugePage);
+    }
+    Ok(memory)
 }
 
 /// Makes pictures, and writes them where that was asked for. What was done, as text and as JSON.
