@@ -164,7 +164,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             if !arguments.json {
                 println!("{}", page::summary(&result)?);
             }
-            let path = bench.folder.join(format!("{preset}-{threads}.json"));
+            let path = bench.results_folder().join(format!("{preset}-{threads}.json"));
             fs::write(&path, result.to_string()).with_context(|| format!("writing {}", path.display()))?;
             results.push(result);
         }
@@ -197,6 +197,8 @@ impl Bench {
         let programs = Programs::build(&["traflow-export"])?;
         let target = programs.folder.parent().context("looking for the target folder")?.to_owned();
         let bench = Self { folder: target.join("bench"), programs };
+        let results = bench.results_folder();
+        fs::create_dir_all(&results).with_context(|| format!("making {}", results.display()))?;
         let needs = |program| contestants.iter().any(|contestant| contestant.program == program);
         let peers = "benches/peers/Cargo.toml";
         let target = bench.folder.display().to_string();
@@ -219,6 +221,10 @@ impl Bench {
 
     fn rust(&self) -> PathBuf {
         self.folder.join("release/traflow-peers").with_extension(std::env::consts::EXE_EXTENSION)
+    }
+
+    fn results_folder(&self) -> PathBuf {
+        self.folder.join("results")
     }
 
     /// The files of a network of random weights, unless they are newer than the program that makes them.
@@ -309,10 +315,9 @@ impl Bench {
     /// The results that are there of the programs as they are now, of this run and of earlier ones.
     fn results(&self) -> Result<Vec<Value>> {
         let mut results = Vec::new();
-        for entry in fs::read_dir(&self.folder)? {
+        for entry in fs::read_dir(self.results_folder())? {
             let path = entry?.path();
-            let is_result = path.extension().is_some_and(|extension| extension == "json");
-            if is_result && modified(&path) > modified(&self.rust()) {
+            if modified(&path) > modified(&self.rust()) {
                 let text = fs::read_to_string(&path)?;
                 results.push(serde_json::from_str(&text).with_context(|| path.display().to_string())?);
             }

@@ -63,9 +63,10 @@ pub(crate) fn machine() -> String {
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
     };
     format!(
-        "{} ({}), {cores} cores for this process, {} {}, {}, {}",
+        "{} ({}), {} for this process, {} {}, {}, {}",
         field("model name"),
         flags.join(", "),
+        plural(cores as u64, "core"),
         std::env::consts::OS,
         std::env::consts::ARCH,
         printed("rustc", "--version"),
