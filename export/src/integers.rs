@@ -16,6 +16,7 @@ use crate::calibrate::{Observer, Statistics, calibrate};
 use crate::fold::fold;
 use crate::fuse::fuse;
 use crate::network::Network;
+use crate::order::projections_first;
 use crate::quality::{self, NodeQuality, Psnr};
 use crate::quantise::{Source, formats, named, quantise, trained_formats, widths};
 use crate::{ExportError, integer, made, provenance, schedules};
@@ -119,7 +120,7 @@ const SENSITIVITY: u64 = 2;
 pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, ExportError> {
     let schedules = schedules(&options.steps);
     let trained = Network::of(checkpoint)?;
-    let network = fuse(fold(&trained, &schedules.concat())?)?;
+    let network = fuse(projections_first(fold(&trained, &schedules.concat())?)?)?;
     for (index, node) in network.graph.nodes().iter().enumerate() {
         let of_moments = network.parameters[index].weight.len() > network.graph.parameters(node).weights();
         let unknown = matches!(

@@ -16,6 +16,7 @@ pub mod integers;
 pub mod method;
 pub mod network;
 pub mod onnx;
+pub mod order;
 pub mod quality;
 pub mod quantise;
 pub mod reference;
