@@ -134,7 +134,7 @@ impl Name {
             len -= 1;
         }
         let mut bytes = [0; 47];
-        bytes[..len].copy_from_slice(&name.as_bytes()[..len]);
+        bytes.iter_mut().zip(name.bytes().take(len)).for_each(|(to, byte)| *to = byte);
         Self { bytes, len: len as u8 }
     }
 }
@@ -465,15 +465,19 @@ impl<'m> Model<'m> {
             INTEGERS => Dtype::I8,
             _ => return Err(broken("the number format of the weights is unknown")),
         };
-        if [word::ARENA, word::SCRATCH].iter().any(|&place| !header[place].is_multiple_of(ALIGN as u32)) {
+        if [header[word::ARENA], header[word::SCRATCH]]
+            .iter()
+            .any(|bytes| !bytes.is_multiple_of(ALIGN as u32))
+        {
             return Err(broken("the arena or its scratch memory is not aligned"));
         }
-        let count = |place: usize, most: usize, problem| match header[place] as usize {
+        let count = |count: u32, most: usize, problem| match count as usize {
             count if (1..=most).contains(&count) => Ok(count as u64),
             _ => Err(broken(problem)),
         };
-        let nodes = count(word::NODES, MAX_NODES, "it has no nodes, or more than 4,096")?;
-        let schedules = count(word::SCHEDULES, MAX_SCHEDULES, "it has no schedules, or more than 16")?;
+        let nodes = count(header[word::NODES], MAX_NODES, "it has no nodes, or more than 4,096")?;
+        let schedules =
+            count(header[word::SCHEDULES], MAX_SCHEDULES, "it has no schedules, or more than 16")?;
 
         let cursor = &mut Cursor { bytes, at: ALIGN };
         let outside = |section| move || ModelError::Header(section);
@@ -526,10 +530,10 @@ impl<'m> Model<'m> {
 
     /// Schedules tile the moments, have different numbers of steps, and each goes from 1 to 0 without a gap.
     fn check_schedules(&self) -> Result<(), ModelError> {
-        let mut next = 0;
+        let (mut next, mut fewer) = (0, None);
         for (index, &[steps, first]) in self.schedules.iter().enumerate() {
             let error = |problem| ModelError::Schedule { index, problem };
-            if index > 0 && steps <= self.schedules[index - 1][0] {
+            if fewer.replace(steps).is_some_and(|fewer| steps <= fewer) {
                 return Err(error("it has no more steps than the one before it"));
             }
             let end = u64::from(first) + u64::from(steps);
@@ -538,7 +542,7 @@ impl<'m> Model<'m> {
             }
             // The bits of numbers from 0 to 1 are ordered as the numbers, and a device may have no others.
             let mut time = 1f32.to_bits();
-            for moment in &self.moments[next..][..steps as usize] {
+            for moment in self.moments.get(next..end as usize).unwrap_or_default() {
                 let [t, s] = moment.map(f32::to_bits);
                 if t != time || s >= t {
                     return Err(error("its times do not fall from 1 to 0 without a gap"));
@@ -565,7 +569,7 @@ impl<'m> Model<'m> {
         name_end: &mut usize,
         cursor: &mut Cursor<'m>,
     ) -> Result<(), NodeProblem> {
-        let record = &self.nodes[index];
+        let record = self.record(index);
         let name = (record[word::NAME] as usize, record[word::NAME_BYTES] as usize);
         let end = name.0.checked_add(name.1).ok_or(NodeProblem::Name)?;
         if name.0 != *name_end || self.names.get(name.0..end).is_none() {
@@ -585,7 +589,7 @@ impl<'m> Model<'m> {
         }
         let mut shapes = [Shape::vector(0); 2];
         let inputs = &record[word::INPUT..][..2];
-        for (place, &input) in inputs.iter().enumerate() {
+        for (place, (&input, shape_of_input)) in inputs.iter().zip(&mut shapes).enumerate() {
             if place >= op.arity() {
                 if input != NONE {
                     return Err(NodeProblem::Reserved);
@@ -593,13 +597,13 @@ impl<'m> Model<'m> {
             } else if input as usize >= index {
                 return Err(NodeProblem::Order(input));
             } else {
-                shapes[place] = shape(&self.nodes[input as usize]);
+                *shape_of_input = shape(self.record(input as usize));
             }
         }
         if op.arity() == 2 && inputs[0] == inputs[1] {
             return Err(NodeProblem::SameInputs(inputs[0]));
         }
-        let shapes = &shapes[..op.arity()];
+        let shapes = first(&shapes, op.arity());
         if op.output(shapes)? != shape(record) {
             return Err(NodeProblem::WrongShape(shape(record)));
         }
@@ -642,7 +646,7 @@ impl<'m> Model<'m> {
         shapes: &[Shape],
         cursor: &mut Cursor<'m>,
     ) -> Result<(), NodeProblem> {
-        let record = &self.nodes[index];
+        let record = self.record(index);
         let two_parts = record[word::FORMAT] & TWO_PARTS != 0;
         if record[word::FORMAT] & !(WIDE | TWO_PARTS) != 0 || two_parts && !matches!(op, Op::Conv2d { .. }) {
             return Err(NodeProblem::Reserved);
@@ -673,8 +677,8 @@ impl<'m> Model<'m> {
 
     fn check_output(&self) -> Result<(), NodeProblem> {
         let last = self.nodes.len() - 1;
-        let computes = decode(&self.nodes[last]).is_some_and(|op| !matches!(op, Op::Constant { .. }));
-        let fits = shape(&self.nodes[last]) == shape(&self.nodes[self.image]);
+        let computes = decode(self.record(last)).is_some_and(|op| !matches!(op, Op::Constant { .. }));
+        let fits = shape(self.record(last)) == shape(self.record(self.image));
         if computes && last != self.image && fits { Ok(()) } else { Err(NodeProblem::Output) }
     }
 
@@ -685,7 +689,7 @@ impl<'m> Model<'m> {
             return Err(NodeProblem::Materialised);
         }
         let shapes = node.input_shapes();
-        let inputs = &shapes[..node.op().arity()];
+        let inputs = first(&shapes, node.op().arity());
         let need = match self.weights {
             Dtype::I8 => quant::scratch_bytes(node.op(), inputs),
             _ => scratch_bytes(node.op(), inputs, 4),
@@ -709,17 +713,18 @@ impl<'m> Model<'m> {
         };
         let from = if is_image { 0 } else { index + 1 };
         for other in from..=last {
-            let Some([low, high]) = self.place(&self.nodes[other]) else { continue };
+            let record = self.record(other);
+            let Some([low, high]) = self.place(record) else { continue };
             if other == index || high <= start || end <= low {
                 continue;
             }
             let replaces = other == last
                 && !is_image
                 && [start, end] == [low, high]
-                && shape(&self.nodes[other]) == node.shape()
-                && decode(&self.nodes[other]).is_some_and(|op| {
-                    let inputs = &self.nodes[other][word::INPUT..][..2];
-                    (0..2).any(|input| op.in_place(input) && inputs[input] == index as u32)
+                && shape(record) == node.shape()
+                && decode(record).is_some_and(|op| {
+                    let inputs = record[word::INPUT..][..2].iter().enumerate();
+                    inputs.into_iter().any(|(place, &input)| op.in_place(place) && input == index as u32)
                 });
             if !replaces {
                 return Err(NodeProblem::Overlap(other));
@@ -735,6 +740,12 @@ impl<'m> Model<'m> {
         Some([start.into(), u64::from(start) + (shape(record).elements() * node.element_bytes()) as u64])
     }
 
+    /// The record of a node. There is one: where the number of nodes is not known to bound the index, a reader that
+    /// cannot panic gets the header instead.
+    fn record(&self, index: usize) -> &'m Record {
+        self.nodes.get(index).unwrap_or(self.header)
+    }
+
     /// A node by its place in the list.
     pub fn node(&self, index: usize) -> Option<Node<'m>> {
         self.nodes.get(index).map(|record| Node { model: *self, record })
@@ -748,12 +759,12 @@ impl<'m> Model<'m> {
 
     /// The node that is the picture.
     pub fn image(&self) -> Node<'m> {
-        Node { model: *self, record: &self.nodes[self.image] }
+        Node { model: *self, record: self.record(self.image) }
     }
 
     /// The node whose value is the velocity.
     pub fn output(&self) -> Node<'m> {
-        Node { model: *self, record: &self.nodes[self.nodes.len() - 1] }
+        Node { model: *self, record: self.record(self.nodes.len() - 1) }
     }
 
     /// The number of classes that a picture can be asked for; 0 where the network is told of none.
@@ -811,6 +822,11 @@ impl<'m> Model<'m> {
     pub fn provenance(&self) -> &'m str {
         self.provenance
     }
+}
+
+/// The first of an operation's input shapes.
+fn first(shapes: &[Shape; 2], count: usize) -> &[Shape] {
+    shapes.get(..count).unwrap_or(shapes)
 }
 
 /// Checks that the next tensor of a file is where a record says. A record without a tensor says 0.
@@ -889,13 +905,13 @@ impl<'m> Node<'m> {
     /// Sizes of its parameters.
     pub fn parameters(&self) -> Parameters {
         let op = self.op();
-        op.parameters(&self.input_shapes()[..op.arity()])
+        op.parameters(first(&self.input_shapes(), op.arity()))
     }
 
     /// Multiply-accumulates of one evaluation, by the definition of the operation.
     pub fn macs(&self) -> u64 {
         let op = self.op();
-        op.macs(&self.input_shapes()[..op.arity()])
+        op.macs(first(&self.input_shapes(), op.arity()))
     }
 
     /// Its weight at a moment, a convolution's in the order of [`weight_index`], or the scale of a norm; empty where it has
@@ -939,7 +955,7 @@ impl<'m> Node<'m> {
     /// Words of a row of its integers.
     fn row_words(&self) -> usize {
         let op = self.op();
-        quant::words(op, &self.input_shapes()[..op.arity()], self.has_two_parts())
+        quant::words(op, first(&self.input_shapes(), op.arity()), self.has_two_parts())
     }
 
     /// Whether its value is 16 bits wide, in a file of integers.

@@ -301,7 +301,7 @@ impl Op {
                 let shape = Shape { channels: out, ..x };
                 if let Some(factor) = residual {
                     finite(factor)?;
-                    same(shape, inputs[1])?;
+                    same(shape, inputs.get(1).copied().unwrap_or(x))?;
                 }
                 shape
             }

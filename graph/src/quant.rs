@@ -369,17 +369,13 @@ impl<'a> Integers<'a> {
                     && (has_residual || residual == 0)
                     && bias.iter().enumerate().all(|(out, &bias)| {
                         let sums = absolute_sums(node, out, split).map(|sum| sum * a);
-                        let second = factors[1].get(out).copied().unwrap_or(0);
+                        let [first, second] = factors.map(|factors| factors.get(out).copied().unwrap_or(0));
                         sums.iter().all(|&sum| sum <= i32::MAX as u64)
-                            && fits(
-                                shift,
-                                &[(sums[0], factors[0][out]), (sums[1], second), (b, residual)],
-                                long(bias),
-                            )
+                            && fits(shift, &[(sums[0], first), (sums[1], second), (b, residual)], long(bias))
                     })
             }
             Self::GroupNorm { gain_shift, epsilon, bias, gain: _, table } => {
-                let elements = x.elements() as u64 / epsilon.len().max(1) as u64;
+                let elements = x.elements() / epsilon.len().max(1);
                 gain_shift <= 62
                     && elements <= if node.wide[0] { 1 << 16 } else { 1 << 24 }
                     && epsilon.iter().all(|&epsilon| (1..=1 << 62).contains(&long(epsilon)))

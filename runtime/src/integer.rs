@@ -188,7 +188,8 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
         let offered = || EngineError::Steps { steps, offered: Steps::of(&model) };
         let schedule = model.schedule(steps).ok_or_else(offered)?;
         let image = model.image();
-        if let ValuesMut::Wide(x) = typed_mut(&mut memory.values[range(&image)], true) {
+        if let ValuesMut::Wide(x) = typed_mut(memory.values.get_mut(range(&image)).unwrap_or_default(), true)
+        {
             start(noise, image.shape(), x);
         }
         for (number, (moment, _)) in schedule.enumerate() {
@@ -229,17 +230,14 @@ impl<'m> Memory<'m, '_> {
         let inputs = [inputs.next(), inputs.next()];
         // An input lies in the arena, or is a constant of the file, or is replaced by the output.
         let replaced = inputs.map(|input| input.is_some_and(|input| range(&input) == output));
-        let ranges = [0, 1].map(|place| match &inputs[place] {
-            Some(input) if !replaced[place] => range(input),
-            _ => 0..0,
-        });
-        let [a, b] = ranges;
+        let [a, b] = inputs.map(|input| input.map(|input| range(&input)).filter(|range| *range != output));
+        let (a, b) = (a.unwrap_or_default(), b.unwrap_or_default());
         let Ok([y, a, b]) = self.values.get_disjoint_mut([output, a, b]) else { return };
         let value = |input: &Option<Node<'m>>, bytes| -> Values<'_> {
             let Some(input) = input else { return Values::Narrow(&[]) };
             match input.integers(moment) {
                 Some(Integers::Constant { value }) => {
-                    Values::Wide(&value[..input.shape().elements().min(value.len())])
+                    Values::Wide(value.get(..input.shape().elements()).unwrap_or(value))
                 }
                 _ => typed(bytes, input.is_wide()),
             }
@@ -271,7 +269,7 @@ impl<'m> Memory<'m, '_> {
             }
             Integers::GroupNorm { gain_shift, epsilon, bias, gain, table } => {
                 let scratch = self.scratch.get_mut(..16 * channels).unwrap_or_default();
-                let scratch = bytemuck::cast_slice_mut(scratch);
+                let scratch = bytemuck::try_cast_slice_mut(scratch).unwrap_or_default();
                 GroupNorm { x: in_place(0, a), gain_shift, epsilon, gain, bias, table, scratch, y }.run(cpu);
             }
             Integers::Silu { factor, bias, table } => {
@@ -291,7 +289,7 @@ impl<'m> Memory<'m, '_> {
             Integers::Attention { exponent, exponent_shift, shift, factor, bias } => {
                 let (Op::Attention { heads }, Values::Narrow(qkv)) = (node.op(), a) else { return };
                 let scores = self.scratch.get_mut(..4 * QUERIES * shape.pixels()).unwrap_or_default();
-                let scores = bytemuck::cast_slice_mut(scores);
+                let scores = bytemuck::try_cast_slice_mut(scores).unwrap_or_default();
                 let heads = heads.into();
                 Attention { qkv, heads, exponent, exponent_shift, factor, bias, shift, scores, y }.run(cpu);
             }
@@ -304,10 +302,13 @@ impl<'m> Memory<'m, '_> {
 /// Noise, whose elements are counted by channel first, in the order and the units of a picture.
 fn start(noise: &dyn Fn(u64) -> i32, shape: Shape, x: &mut [i16]) {
     const SHIFT: u32 = NOISE_BITS - IMAGE_BITS;
-    let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
-    for index in 0..x.len() {
-        let number = (noise(index as u64) + (1 << (SHIFT - 1))) >> SHIFT;
-        x[index % pixels * channels + index / pixels] = number.clamp(i16::MIN.into(), i16::MAX.into()) as i16;
+    let mut index = 0;
+    for channel in 0..usize::from(shape.channels) {
+        for x in x.iter_mut().skip(channel).step_by(usize::from(shape.channels).max(1)) {
+            let number = (noise(index) + (1 << (SHIFT - 1))) >> SHIFT;
+            *x = number.clamp(i16::MIN.into(), i16::MAX.into()) as i16;
+            index += 1;
+        }
     }
 }
 
@@ -330,12 +331,16 @@ fn range(node: &Node<'_>) -> Range<usize> {
 
 /// Values begin at multiples of 64 bytes, so a slice is always aligned.
 fn typed(bytes: &[u8], wide: bool) -> Values<'_> {
-    if wide { Values::Wide(bytemuck::cast_slice(bytes)) } else { Values::Narrow(bytemuck::cast_slice(bytes)) }
+    if wide {
+        Values::Wide(bytemuck::try_cast_slice(bytes).unwrap_or_default())
+    } else {
+        Values::Narrow(bytemuck::cast_slice(bytes))
+    }
 }
 
 fn typed_mut(bytes: &mut [u8], wide: bool) -> ValuesMut<'_> {
     if wide {
-        ValuesMut::Wide(bytemuck::cast_slice_mut(bytes))
+        ValuesMut::Wide(bytemuck::try_cast_slice_mut(bytes).unwrap_or_default())
     } else {
         ValuesMut::Narrow(bytemuck::cast_slice_mut(bytes))
     }

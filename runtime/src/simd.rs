@@ -12,6 +12,8 @@ pub(crate) mod dot;
 pub(crate) mod dsp;
 mod grid;
 mod lanes;
+#[cfg(mve)]
+pub(crate) mod mve;
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
 mod scalar;
 #[cfg(feature = "threads")]

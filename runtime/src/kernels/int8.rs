@@ -2,6 +2,9 @@
 //!
 //! Unlike those of floating point, values lie by row, then column, then channel: a pixel's channels are beside each
 //! other. Where an operation may write over its input, the kernel takes no input: its `y` holds it.
+//!
+//! On a microcontroller nothing here can panic, which `firmware-demo/check.sh` proves. So an index that is outside, which
+//! the check of a file and the definitions in the tests exclude, reads zeros and writes nothing.
 
 use core::ops::Range;
 
@@ -47,8 +50,8 @@ impl Values<'_> {
     #[inline]
     pub fn from(&self, index: usize) -> Self {
         match self {
-            Self::Narrow(x) => Self::Narrow(&x[index..]),
-            Self::Wide(x) => Self::Wide(&x[index..]),
+            Self::Narrow(x) => Self::Narrow(x.get(index..).unwrap_or_default()),
+            Self::Wide(x) => Self::Wide(x.get(index..).unwrap_or_default()),
         }
     }
 
@@ -56,8 +59,8 @@ impl Values<'_> {
     #[inline]
     pub fn get(&self, index: usize) -> i32 {
         match self {
-            Self::Narrow(x) => x[index].into(),
-            Self::Wide(x) => x[index].into(),
+            Self::Narrow(x) => x.get(index).copied().unwrap_or(0).into(),
+            Self::Wide(x) => x.get(index).copied().unwrap_or(0).into(),
         }
     }
 
@@ -148,18 +151,21 @@ impl<'a> ValuesMut<'a> {
     /// One element.
     #[inline]
     pub fn get(&self, index: usize) -> i32 {
-        match self {
-            Self::Narrow(y) => y[index].into(),
-            Self::Wide(y) => y[index].into(),
-        }
+        self.values().get(index)
     }
 
     /// Sets one element to the nearest number that it holds.
     #[inline]
     pub fn set(&mut self, index: usize, number: i64) {
         match self {
-            Self::Narrow(y) => y[index] = number.clamp(i8::MIN.into(), i8::MAX.into()) as i8,
-            Self::Wide(y) => y[index] = number.clamp(i16::MIN.into(), i16::MAX.into()) as i16,
+            Self::Narrow(y) => {
+                let Some(y) = y.get_mut(index) else { return };
+                *y = number.clamp(i8::MIN.into(), i8::MAX.into()) as i8;
+            }
+            Self::Wide(y) => {
+                let Some(y) = y.get_mut(index) else { return };
+                *y = number.clamp(i16::MIN.into(), i16::MAX.into()) as i16;
+            }
         }
     }
 
@@ -195,6 +201,12 @@ impl<'a> ValuesMut<'a> {
     }
 }
 
+/// Copies as many elements as both have.
+fn copy<T: Copy>(from: &[T], to: &mut [T]) {
+    let len = from.len().min(to.len());
+    to[..len].copy_from_slice(&from[..len]);
+}
+
 /// The number over 2^shift, rounded to the nearest, half up; with a negative shift, times 2^-shift as far as 64 bits go.
 fn scale(number: i64, shift: i64) -> i64 {
     match shift {
@@ -203,6 +215,24 @@ fn scale(number: i64, shift: i64) -> i64 {
         1..=62 => (number >> shift) + (number >> (shift - 1) & 1),
         _ => 0,
     }
+}
+
+/// 2⁶² over a number of at least 2³¹, rounded down, digit by digit of 16 bits (Knuth's algorithm D).
+fn reciprocal(divisor: u32) -> u64 {
+    let high = (divisor >> 16).max(1);
+    let digit = |rest: u64| {
+        // Too large by two at most.
+        let mut digit = (rest >> 16) as u32 / high;
+        let mut product = u64::from(digit) * u64::from(divisor);
+        while product > rest {
+            digit -= 1;
+            product -= u64::from(divisor);
+        }
+        (digit, rest - product)
+    };
+    let (first, rest) = digit(1 << 46);
+    let (second, _) = digit(rest << 16);
+    (u64::from(first) << 16) + u64::from(second)
 }
 
 #[cfg(test)]

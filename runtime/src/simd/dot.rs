@@ -9,7 +9,7 @@ use core::ptr::null;
 
 use crate::kernels::int8::Values;
 use bytemuck::Pod;
-use traflow_graph::quant::{PANEL, QUAD, Wide};
+use traflow_graph::quant::{PANEL, QUAD, TABLE, Wide};
 
 /// The most pixels whose sums are computed together.
 pub(crate) const PIXELS: usize = 16;
@@ -55,23 +55,15 @@ pub(crate) struct End<'a> {
 }
 
 impl End<'_> {
-    /// Sees to it that everything is there for an output of so many elements, and returns the output channels.
-    pub(super) fn check(&self, y: usize) -> usize {
+    /// Whether everything is there for an output of so many elements.
+    pub(super) fn fits(&self, y: usize) -> bool {
         let outs = self.bias.len();
-        assert!(
-            self.factors.len() == outs && (self.second.is_empty() || self.second.len() == outs),
-            "factors are missing"
-        );
-        assert!(
-            (1..=PANEL).contains(&outs) && (1..=PIXELS).contains(&self.pixels),
-            "a block of a wrong size"
-        );
-        let elements = (self.pixels - 1) * self.stride + outs;
-        assert!(
-            outs <= self.stride && elements <= y && self.r.is_none_or(|r| elements <= r.len()),
-            "a block outside its output"
-        );
-        outs
+        let factors = self.factors.len() == outs && (self.second.is_empty() || self.second.len() == outs);
+        let size = (1..=PANEL).contains(&outs) && (1..=PIXELS).contains(&self.pixels) && outs <= self.stride;
+        let elements = self.pixels.saturating_sub(1) * self.stride + outs;
+        let fits = factors && size && elements <= y && self.r.is_none_or(|r| elements <= r.len());
+        debug_assert!(fits, "a block of a wrong size, or outside its output");
+        fits
     }
 }
 
@@ -80,7 +72,7 @@ impl End<'_> {
 pub(crate) struct Channel<'a> {
     pub(crate) factor: i64,
     pub(crate) bias: i64,
-    pub(crate) table: &'a [i16],
+    pub(crate) table: &'a [i16; TABLE],
     /// Channels of a pixel.
     pub(crate) stride: usize,
 }
@@ -115,7 +107,7 @@ pub(crate) trait Dot: Copy {
     #[inline(always)]
     fn moments(self, x: &[i8], stride: usize) -> [i32; 2] {
         let (mut sum, mut squares) = (0i32, 0i32);
-        for quad in x.chunks(stride) {
+        for quad in x.chunks(stride.max(1)) {
             for &x in quad.iter().take(QUAD) {
                 let x = i32::from(x);
                 (sum, squares) = (sum + x, squares.wrapping_add(x * x));
@@ -138,11 +130,12 @@ pub(crate) trait Dot: Copy {
                 *sum = 0;
                 let mut place = out * QUAD;
                 for run in window.runs() {
-                    let run = &run[tile.at + pixel * window.next..][..window.quads * QUAD];
+                    let start = tile.at + pixel * window.next;
+                    let run = run.get(start..start + window.quads * QUAD).unwrap_or_default();
                     for x in run.as_chunks::<QUAD>().0 {
-                        let weights = &weights[place..][..QUAD];
                         for (&x, channel) in x.iter().zip(Self::ORDER) {
-                            *sum = sum.wrapping_add(x.into() * i32::from(weights[channel]));
+                            let weight = weights.get(place + channel).copied().unwrap_or(0);
+                            *sum = sum.wrapping_add(x.into() * i32::from(weight));
                         }
                         place += tile.step;
                     }
@@ -189,7 +182,7 @@ impl<'x, X: Pod> Window<'x, X> {
             len: usize::MAX,
             rows: PhantomData,
         };
-        for (place, run) in window.runs[..RUNS].iter_mut().zip(runs) {
+        for (place, run) in window.runs.iter_mut().take(RUNS).zip(runs) {
             *place = run.as_ptr();
             window.len = window.len.min(run.len());
             window.count += 1;
@@ -199,21 +192,26 @@ impl<'x, X: Pod> Window<'x, X> {
 
     /// The runs.
     fn runs(&self) -> impl Iterator<Item = &'x [X]> {
-        self.runs[..self.count].iter().map(|&run| {
+        self.runs.iter().take(self.count).map(|&run| {
             // SAFETY: it is as long, since it was made of a slice.
             unsafe { core::slice::from_raw_parts(run, self.len) }
         })
     }
 
-    /// Sees to it that everything is there that a block reads and writes, its pixels rounded up to an even number.
-    pub(super) fn check<D: Dot>(&self, tile: Tile, weights: &[i8]) {
+    /// Whether everything is there that a block reads and writes, its pixels rounded up to an even number.
+    pub(super) fn fits<D: Dot>(&self, tile: Tile, weights: &[i8]) -> bool {
         let Tile { at, step, outs, pixels } = tile;
-        assert!((1..=PIXELS).contains(&pixels) && (1..=PANEL).contains(&outs), "a block of a wrong size");
-        assert!(outs.is_multiple_of(D::OUTS) && self.count * self.quads > 0, "a block of a wrong size");
+        let size = (1..=PIXELS).contains(&pixels)
+            && (1..=PANEL).contains(&outs)
+            && outs.is_multiple_of(D::OUTS)
+            && self.count * self.quads > 0;
         let pixels = pixels.next_multiple_of(2);
-        assert!(at + (pixels - 1) * self.next + self.quads * QUAD <= self.len, "a block outside its rows");
-        let quads = self.count * (self.quads + self.skipped) - self.skipped;
-        assert!((quads - 1) * step + outs * QUAD <= weights.len(), "a block outside its weights");
+        let quads = (self.count * (self.quads + self.skipped)).saturating_sub(self.skipped + 1);
+        let fits = size
+            && at + pixels.saturating_sub(1) * self.next + self.quads * QUAD <= self.len
+            && quads * step + outs * QUAD <= weights.len();
+        debug_assert!(fits, "a block of a wrong size, or outside its rows or weights");
+        fits
     }
 }
 
@@ -238,42 +236,46 @@ impl Dot for Plain {
     }
 
     fn block(self, window: &Window<'_, i16>, tile: Tile, weights: &[i8], sums: &mut Sums) {
-        window.check::<Self>(tile, weights);
+        if !window.fits::<Self>(tile, weights) {
+            return;
+        }
         for out in (0..tile.outs).step_by(Self::OUTS) {
-            for pixel in (0..tile.pixels).step_by(2) {
+            for (pair, sums) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                if 2 * pair >= tile.pixels {
+                    break;
+                }
                 let mut of_tile = [[0i32; 2]; Self::OUTS];
                 let mut place = out * QUAD;
                 for run in window.runs() {
-                    let quads = |next| {
-                        let at = tile.at + (pixel + next) * window.next;
-                        run[at..][..window.quads * QUAD].as_chunks::<QUAD>().0
+                    let quads = |pixel| {
+                        let at = tile.at + pixel * window.next;
+                        run.get(at..at + window.quads * QUAD).unwrap_or_default().as_chunks().0
                     };
-                    for (a, b) in quads(0).iter().zip(quads(1)) {
-                        if let Some(weights) = weights[place..].first_chunk() {
-                            add_products(&mut of_tile, weights, a, b);
-                        }
-                        place += tile.step;
-                    }
-                    place += window.skipped * tile.step;
+                    let weights = weights.get(place..).unwrap_or_default();
+                    add_products(&mut of_tile, weights, tile.step, quads(2 * pair), quads(2 * pair + 1));
+                    place += (window.quads + window.skipped) * tile.step;
                 }
-                for (index, [a, b]) in of_tile.into_iter().enumerate() {
-                    (sums[pixel][out + index], sums[pixel + 1][out + index]) = (a, b);
+                let [first, second] = sums.each_mut().map(|sums| sums.iter_mut().skip(out));
+                for ((first, second), of_tile) in first.zip(second).zip(of_tile) {
+                    [*first, *second] = of_tile;
                 }
             }
         }
     }
 }
 
-/// Adds the products of a quad of four output channels with those of two pixels.
+/// Adds the products of quads of four output channels, each a step after the one before, with those of two pixels.
 #[cfg(not(all(target_arch = "riscv32", target_feature = "m")))]
 #[inline(always)]
-fn add_products(sums: &mut [[i32; 2]; 4], weights: &[i8; 4 * QUAD], a: &[i16; QUAD], b: &[i16; QUAD]) {
-    for channel in 0..QUAD {
-        let (a, b) = (i32::from(a[channel]), i32::from(b[channel]));
-        for (weights, sums) in weights.as_chunks::<QUAD>().0.iter().zip(&mut *sums) {
-            let weight = i32::from(weights[channel]);
-            sums[0] = sums[0].wrapping_add(a * weight);
-            sums[1] = sums[1].wrapping_add(b * weight);
+fn add_products(sums: &mut [[i32; 2]; 4], weights: &[i8], step: usize, a: &[[i16; QUAD]], b: &[[i16; QUAD]]) {
+    for (weights, (a, b)) in weights.chunks(step.max(1)).zip(a.iter().zip(b)) {
+        for channel in 0..QUAD {
+            let (a, b) = (i32::from(a[channel]), i32::from(b[channel]));
+            for (weights, sums) in weights.as_chunks::<QUAD>().0.iter().zip(&mut *sums) {
+                let weight = i32::from(weights[channel]);
+                sums[0] = sums[0].wrapping_add(a * weight);
+                sums[1] = sums[1].wrapping_add(b * weight);
+            }
         }
     }
 }
@@ -281,7 +283,11 @@ fn add_products(sums: &mut [[i32; 2]; 4], weights: &[i8; 4 * QUAD], a: &[i16; QU
 /// The same. A compiler loads the weights of all channels first, and stores most of them again, having no registers.
 #[cfg(all(target_arch = "riscv32", target_feature = "m"))]
 #[inline(always)]
-fn add_products(sums: &mut [[i32; 2]; 4], weights: &[i8; 4 * QUAD], a: &[i16; QUAD], b: &[i16; QUAD]) {
+fn add_products(sums: &mut [[i32; 2]; 4], weights: &[i8], step: usize, a: &[[i16; QUAD]], b: &[[i16; QUAD]]) {
+    let quads = a.len().min(b.len());
+    if quads == 0 || weights.len() < (quads - 1) * step + 4 * QUAD {
+        return;
+    }
     macro_rules! product {
         ($weight:literal, $first:literal, $second:literal) => {
             concat!(
@@ -320,18 +326,25 @@ fn add_products(sums: &mut [[i32; 2]; 4], weights: &[i8; 4 * QUAD], a: &[i16; QU
         };
     }
     let [[s0, s1], [s2, s3], [s4, s5], [s6, s7]] = sums;
-    // SAFETY: it reads what the references are of.
+    let a = a.as_ptr();
+    // SAFETY: it reads the quads of the slices, and of the weights what was just seen to be there.
     unsafe {
         core::arch::asm!(
+            "2:",
             channel!("0", "0", "4", "8", "12"),
             channel!("2", "1", "5", "9", "13"),
             channel!("4", "2", "6", "10", "14"),
             channel!("6", "3", "7", "11", "15"),
+            "add {weights}, {weights}, {step}",
+            "addi {b}, {b}, 8",
+            "addi {a}, {a}, 8",
+            "bne {a}, {end}, 2b",
             s0 = inout(reg) *s0, s1 = inout(reg) *s1, s2 = inout(reg) *s2, s3 = inout(reg) *s3,
             s4 = inout(reg) *s4, s5 = inout(reg) *s5, s6 = inout(reg) *s6, s7 = inout(reg) *s7,
-            weights = in(reg) weights, a = in(reg) a, b = in(reg) b,
+            weights = inout(reg) weights.as_ptr() => _, step = in(reg) step,
+            a = inout(reg) a => _, b = inout(reg) b.as_ptr() => _, end = in(reg) a.add(quads),
             x = out(reg) _, y = out(reg) _, w = out(reg) _, t = out(reg) _,
-            options(readonly, nostack, pure),
+            options(readonly, nostack),
         );
     }
 }

@@ -57,7 +57,7 @@ impl Dot for Dsp {
 
     #[inline(always)]
     fn expand_wide(self, quad: [i16; QUAD]) -> [i16; QUAD] {
-        Self::ORDER.map(|channel| quad[channel])
+        [quad[0], quad[2], quad[1], quad[3]]
     }
 
     fn rescale(self, end: &End<'_>, sums: &[Sums; 2], y: &mut [i8]) -> bool {
@@ -67,7 +67,10 @@ impl Dot for Dsp {
             (true, _, None | Some(Values::Narrow(_))) => rescale::<false, true>,
             _ => return false,
         };
-        let outs = end.check(y.len());
+        if !end.fits(y.len()) || end.shift < 32 {
+            return false;
+        }
+        let outs = end.bias.len();
         let r = match end.r {
             Some(Values::Narrow(r)) => r.as_ptr(),
             _ => y.as_ptr(),
@@ -85,22 +88,20 @@ impl Dot for Dsp {
             pixels: end.pixels,
             others: end.stride - outs,
         };
-        if end.shift < 32 {
-            return false;
-        }
         // SAFETY: the check has seen to it that everything that is read or written is inside the slices.
         unsafe { work(&mut job) };
         true
     }
 
     fn moments(self, x: &[i8], stride: usize) -> [i32; 2] {
-        let count = (x.len() + stride).saturating_sub(QUAD) / stride;
+        let count = (x.len() + stride).saturating_sub(QUAD) / stride.max(1);
         let (mut sum, mut squares) = (0i32, 0i32);
         macro_rules! one {
-            () => {
-                "
-                ldr {a}, [{x}]
-                add {x}, {x}, {stride}
+            ($place:literal) => {
+                concat!(
+                    "ldr {a}, ",
+                    $place,
+                    "
                 sxtb16 {b}, {a}, ror #8
                 sxtb16 {a}, {a}
                 smlad {squares}, {a}, {a}, {squares}
@@ -108,22 +109,31 @@ impl Dot for Dsp {
                 sadd16 {a}, {a}, {b}
                 smlad {sum}, {a}, {ones}, {sum}
                 "
+                )
             };
         }
         // SAFETY: the quads that are read are inside the slice, and nothing is written.
         unsafe {
             asm!(
-                "lsrs {n}, {n}, #1",
-                "bcc 2f",
-                one!(),
-                "2: cmp {n}, #0",
-                "beq 4f",
-                "3:",
-                one!(),
-                one!(),
-                "subs {n}, #1",
-                "bne 3b",
+                "subs {n}, #4",
+                "blo 3f",
+                "2:",
+                one!("[{x}]"),
+                one!("[{x}, {stride}]"),
+                one!("[{x}, {stride}, lsl #1]"),
+                "add {x}, {x}, {stride}, lsl #2",
+                "sub {a}, {x}, {stride}",
+                one!("[{a}]"),
+                "subs {n}, #4",
+                "bhs 2b",
+                "3: adds {n}, #4",
+                "beq 5f",
                 "4:",
+                one!("[{x}]"),
+                "add {x}, {x}, {stride}",
+                "subs {n}, #1",
+                "bne 4b",
+                "5:",
                 n = inout(reg) count => _,
                 x = inout(reg) x.as_ptr() => _,
                 stride = in(reg) stride,
@@ -140,18 +150,18 @@ impl Dot for Dsp {
         let (factor, bias) = (channel.factor, channel.bias - (1 << 31));
         // Products and bias fit 32 bits, and then a sum that does not is clamped by the instruction that adds it.
         let (true, Ok(bias)) = (factor.unsigned_abs() < 1 << 24, i32::try_from(bias)) else { return false };
-        if channel.table.len() < 257 || y.is_empty() {
-            return false;
+        if y.is_empty() {
+            return true;
         }
         let fits = factor.unsigned_abs() * 128 + u64::from(bias.unsigned_abs()) < 1 << 31;
         let job = Silu {
             y: y.as_mut_ptr(),
             stride: channel.stride,
-            count: y.len().div_ceil(channel.stride),
+            count: y.len().div_ceil(channel.stride.max(1)),
             factor: factor as i32,
             bias,
             // Pieces are counted from the middle.
-            table: channel.table[128..].as_ptr(),
+            table: channel.table.split_at(128).1.as_ptr(),
         };
         let work = if fits { silu::<false> } else { silu::<true> };
         // SAFETY: the first element of every stride is inside the slice, and so are both ends of all 256 pieces.
@@ -160,7 +170,9 @@ impl Dot for Dsp {
     }
 
     fn block(self, window: &Window<'_, i16>, tile: Tile, weights: &[i8], sums: &mut Sums) {
-        window.check::<Self>(tile, weights);
+        if !window.fits::<Self>(tile, weights) {
+            return;
+        }
         let Tile { at, step, outs, pixels } = tile;
         let work = match step {
             64 => products::<64>,
@@ -471,9 +483,16 @@ unsafe extern "C" fn silu<const CLAMP: bool>(job: &Silu) {
             )
         };
     }
-    macro_rules! two {
+    // Strides are 1, 2 and 3 in two registers.
+    macro_rules! four {
         () => {
-            concat!(one!("[r0]"), one!("[r0, r1]"), "add r0, r0, r2\n")
+            concat!(
+                one!("[r0]"),
+                one!("[r0, r1]"),
+                one!("[r0, r1, lsl #1]"),
+                one!("[r0, r2]"),
+                "add r0, r0, r1, lsl #2\n"
+            )
         };
     }
     naked_asm!(
@@ -483,18 +502,18 @@ unsafe extern "C" fn silu<const CLAMP: bool>(job: &Silu) {
         "ldrd r0, r1, [lr]",
         "ldrd r3, r4, [lr, #8]",
         "ldrd r5, r6, [lr, #16]",
-        "lsl r2, r1, #1",
+        "add r2, r1, r1, lsl #1",
         // 65535 f + 256 is the pair 256 - f, f.
         "movw r7, #65535",
         "mov r8, #256",
         "mov r9, #16384",
-        "subs r3, #4",
+        "subs r3, #8",
         "blo 3f",
         "2:",
-        two!(), two!(),
-        "subs r3, #4",
+        four!(), four!(),
+        "subs r3, #8",
         "bhs 2b",
-        "3: adds r3, #4",
+        "3: adds r3, #8",
         "beq 5f",
         "4:",
         one!("[r0]"),

@@ -78,12 +78,14 @@ impl Attention<'_> {
         let pixels = (self.scores.len() / QUERIES).max(1);
         let channels = self.y.len() / pixels;
         // One query at a time.
-        self.scores = &mut core::mem::take(&mut self.scores)[..pixels];
+        self.scores = core::mem::take(&mut self.scores).get_mut(..pixels).unwrap_or_default();
         let of_head = channels / self.heads.max(1);
         for head in 0..self.heads {
             let first = head * of_head;
-            let at =
-                |kind: usize, pixel: usize| &self.qkv[(3 * pixel + kind) * channels + first..][..of_head];
+            let at = |kind: usize, pixel: usize| {
+                let start = (3 * pixel + kind) * channels + first;
+                self.qkv.get(start..start + of_head).unwrap_or_default()
+            };
             for pixel in 0..pixels {
                 let query = at(0, pixel);
                 for (j, score) in self.scores.iter_mut().enumerate() {
@@ -100,8 +102,9 @@ impl Attention<'_> {
                 }
                 let (bits, reciprocal) = reciprocal(total);
                 for channel in 0..of_head {
+                    let value = |j: usize| at(2, j).get(channel).copied().unwrap_or(0);
                     let products = self.scores.iter().enumerate();
-                    let sum: i64 = products.map(|(j, &w)| i64::from(w) * i64::from(at(2, j)[channel])).sum();
+                    let sum: i64 = products.map(|(j, &w)| i64::from(w) * i64::from(value(j))).sum();
                     // The mean in units of 2⁻²³; the sum is below 128 · total.
                     let mean = scale(scale(sum, bits - 23) * reciprocal, 30);
                     let y = (mean * i64::from(self.factor) + self.bias) >> self.shift;
@@ -296,7 +299,8 @@ impl Part<'_> {
 /// The number of bits of a sum of weights, 16 to 32, and `2^(30 + bits)` over it, in [2³⁰, 2³¹].
 fn reciprocal(total: u32) -> (i64, i64) {
     let bits = i64::from(32 - total.leading_zeros());
-    (bits, (1 << (30 + bits)) / i64::from(total.max(1)))
+    // Both times 2^(32 - bits).
+    (bits, super::reciprocal(total.max(1) << total.leading_zeros().min(31)) as i64)
 }
 
 #[cfg(test)]

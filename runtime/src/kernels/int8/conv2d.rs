@@ -71,6 +71,10 @@ impl<'a> Conv2d<'a> {
 
     /// For processors with nothing but general registers.
     fn words(self) {
+        #[cfg(mve)]
+        if let Values::Narrow(_) = self.x {
+            return rows::run(crate::simd::mve::Mve, self);
+        }
         rows::run(Device, self);
     }
 

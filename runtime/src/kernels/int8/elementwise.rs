@@ -1,14 +1,14 @@
-use traflow_graph::quant::AFFINE_BITS;
+use traflow_graph::quant::{AFFINE_BITS, TABLE};
 
 use super::group_norm::BIAS;
-use super::{Values, ValuesMut};
+use super::{Values, ValuesMut, copy};
 use crate::cpu::Cpu;
 use crate::simd::{IntegerKernel, LANES, Lanes};
 
 /// SiLU of a number in units of 2⁻¹⁶ that the table's first entry is at 0 of, as 256 straight pieces. `shift` is 15
 /// where the output has 8 bits, and 8 where it has 16.
 #[inline]
-pub(super) fn silu(table: &[i16], sum: i64, shift: u32) -> i64 {
+pub(super) fn silu(table: &[i16; TABLE], sum: i64, shift: u32) -> i64 {
     let p = (sum >> AFFINE_BITS).clamp(0, 0xffff) as usize;
     let (piece, part) = (p >> 8, (p & 0xff) as i64);
     let sum = i64::from(table[piece]) * (256 - part) + i64::from(table[piece + 1]) * part;
@@ -50,9 +50,9 @@ impl<'a> Silu<'a> {
 
     /// For processors with nothing but general registers.
     fn words(mut self) {
-        let shift = silu_shift(&self.y);
+        let (Some(table), shift) = (self.table.first_chunk(), silu_shift(&self.y)) else { return };
         let affine = |q| i64::from(q) * i64::from(self.factor) + self.bias;
-        self.y.map(self.x, |_, q| silu(self.table, affine(q), shift));
+        self.y.map(self.x, |_, q| silu(table, affine(q), shift));
     }
 }
 
@@ -226,8 +226,9 @@ impl<'a> Downsample<'a> {
     /// For processors with nothing but general registers.
     fn words(mut self) {
         let (channels, wide) = (self.channels, 2 * self.width * self.channels);
+        let width = self.width.max(1);
         for pixel in 0..self.y.len() / channels.max(1) {
-            let corner = pixel / self.width * 2 * wide + pixel % self.width * 2 * channels;
+            let corner = pixel / width * 2 * wide + pixel % width * 2 * channels;
             for channel in 0..channels {
                 let at = |offset: usize| self.x.get(corner + channel + offset);
                 let sum = at(0) + at(channels) + at(wide) + at(wide + channels);
@@ -267,15 +268,19 @@ impl Upsample<'_> {
 
 /// Each pixel of so many channels becomes a square.
 fn double<T: Copy>(x: &[T], y: &mut [T], channels: usize, width: usize) {
-    let row = channels * width;
-    for (x, y) in x.chunks_exact(row.max(1)).zip(y.chunks_exact_mut((4 * row).max(1))) {
-        let (above, below) = y.split_at_mut(2 * row);
-        for (x, y) in x.chunks_exact(channels).zip(above.chunks_exact_mut(2 * channels)) {
-            let (left, right) = y.split_at_mut(channels);
-            left.copy_from_slice(x);
-            right.copy_from_slice(x);
+    let (row, channels) = ((channels * width).max(1), channels.max(1));
+    let mut rows = y.chunks_exact_mut((4 * row).max(1));
+    for x in x.chunks_exact(row) {
+        let two_rows = rows.next().and_then(|y| y.split_at_mut_checked(2 * row));
+        let Some((above, below)) = two_rows else { return };
+        let mut pixels = above.chunks_exact_mut((2 * channels).max(1));
+        for x in x.chunks_exact(channels) {
+            let two = pixels.next().and_then(|y| y.split_at_mut_checked(channels));
+            let Some((left, right)) = two else { return };
+            copy(x, left);
+            copy(x, right);
         }
-        below.copy_from_slice(above);
+        copy(above, below);
     }
 }
 

@@ -3,7 +3,7 @@ use core::ops::Range;
 use traflow_graph::quant::{AFFINE_BITS, FACTOR, QUAD, TABLE, Wide, long, wide};
 
 use super::elementwise::{silu, silu_shift};
-use super::{Values, ValuesMut, scale};
+use super::{Values, ValuesMut, copy, reciprocal, scale};
 use crate::cpu::Cpu;
 use crate::simd::dot::{Channel, Dot};
 use crate::simd::{Device, IntegerKernel, LANES, Lanes};
@@ -49,9 +49,9 @@ impl Sums {
         /// Elements whose squares are surely summed in 31 bits.
         const BLOCK: usize = 1 << 16;
         let mut sums = Self::default();
-        for block in x.chunks(channels * BLOCK / QUAD) {
+        for block in x.chunks((channels * BLOCK / QUAD).max(1)) {
             for channel in (first..first + of_group).step_by(QUAD) {
-                let [sum, squares] = Device.moments(&block[channel..], channels);
+                let [sum, squares] = Device.moments(block.get(channel..).unwrap_or_default(), channels);
                 sums.count += (block.len() / channels * QUAD) as u64;
                 sums.sum += i64::from(sum);
                 sums.squares += u64::from(squares as u32);
@@ -67,16 +67,45 @@ impl Sums {
         let spread = spread + epsilon as u64;
         // 1 / √spread = reciprocal · 2^(even / 2 - 62), the reciprocal in [2³⁰, 2³¹].
         let even = spread.leading_zeros() & !1;
-        let reciprocal = (1 << 62) / (spread << even).isqrt();
+        let reciprocal = reciprocal(root(spread << even));
         // N times that in 31 bits, and times the gain.
         let product = self.count * reciprocal;
         let excess = 33u32.saturating_sub(product.leading_zeros());
         let product = scale(product as i64, excess.into());
         let exponent = i64::from(excess) + i64::from(even / 2) - 62 + i64::from(AFFINE_BITS);
-        // The mean with 16 fraction bits, rounded to the nearest.
-        let mean = (2 * (self.sum << 16) + self.count as i64).div_euclid(2 * self.count as i64);
-        Normal { product, exponent, mean }
+        Normal { product, exponent, mean: self.mean() }
     }
+
+    /// The mean with 16 fraction bits, rounded to the nearest: divisions of 32 bits, which small processors have. The sum
+    /// is of up to 2²⁴ elements of 8 bits, or 2¹⁶ of 16.
+    fn mean(&self) -> i64 {
+        let (sum, count) = (self.sum as i32, (self.count as i32).max(1));
+        let whole = sum.div_euclid(count);
+        let (mut rest, count) = (sum.rem_euclid(count) as u32, count as u32);
+        let mut fraction = 0;
+        for _ in 0..2 {
+            // The rest is below 2²⁴.
+            fraction = (fraction << 8) | ((rest << 8) / count);
+            rest = (rest << 8) % count;
+        }
+        (i64::from(whole) << 16) + i64::from(fraction + u32::from(2 * rest >= count))
+    }
+}
+
+/// The root of a number of at least 2⁶², rounded down: that of its upper half, and one step of Zimmermann's "Karatsuba
+/// Square Root", for which divisions of 32 bits are enough.
+fn root(number: u64) -> u32 {
+    let high = (number >> 32) as u32;
+    let root = high.isqrt().max(1);
+    // At most twice the root, which is at least 2¹⁵.
+    let rest = high - root * root;
+    let next = rest << 15 | (number >> 17) as u32 & 0x7fff;
+    let digit = next / root;
+    let low = u64::from(next % root) << 17 | number & 0x1_ffff;
+    let square = u64::from(digit) * u64::from(digit);
+    // The digit may be 2¹⁶.
+    let sum = (u64::from(root) << 16) + u64::from(digit);
+    if low < square { (sum - 1) as u32 } else { sum as u32 }
 }
 
 /// A group's mean with 16 fraction bits, and the reciprocal of its deviation, `product · 2^exponent`, so that a factor has
@@ -93,7 +122,8 @@ impl Normal {
     fn affine(&self, gain: i32, gain_shift: u32, bias: i64) -> [i64; 2] {
         let factor = scale(self.product * i64::from(gain), i64::from(gain_shift) - self.exponent);
         let factor = factor.clamp(-FACTOR, FACTOR);
-        [factor, bias - scale(factor * self.mean, 16)]
+        let product = factor * self.mean;
+        [factor, bias - ((product >> 16) + (product >> 15 & 1))]
     }
 }
 
@@ -158,8 +188,10 @@ impl GroupNorm<'_> {
                 for index in indices(channel) {
                     let sum =
                         i64::from(self.x.map_or_else(|| self.y.get(index), |x| x.get(index))) * factor + bias;
-                    let without = || sum >> AFFINE_BITS;
-                    let y = if self.table.is_empty() { without() } else { silu(self.table, sum, shift) };
+                    let y = match self.table.first_chunk() {
+                        None => sum >> AFFINE_BITS,
+                        Some(table) => silu(table, sum, shift),
+                    };
                     self.y.set(index, y);
                 }
             }
@@ -171,6 +203,7 @@ impl GroupNorm<'_> {
         let channels = self.gain.len().max(1);
         let of_group = (channels / self.epsilon.len().max(1)).max(1);
         let pixels = self.y.len() / channels;
+        let table: Option<&[i16; TABLE]> = self.table.first_chunk();
         for (group, &epsilon) in self.epsilon.iter().enumerate() {
             let first = group * of_group;
             let sums = match self.x.unwrap_or_else(|| self.y.values()) {
@@ -187,29 +220,29 @@ impl GroupNorm<'_> {
                 }
             };
             let normal = sums.normal(long(epsilon));
-            for channel in first..first + of_group {
-                let (gain, bias) = (self.gain[channel], long(self.bias[channel]));
-                self.scratch[channel] = normal.affine(gain, self.gain_shift, bias);
+            let of_channels = self.scratch.iter_mut().zip(self.gain.iter().zip(self.bias));
+            for (affine, (&gain, &bias)) in of_channels.skip(first).take(of_group) {
+                *affine = normal.affine(gain, self.gain_shift, long(bias));
             }
         }
         let shift = silu_shift(&self.y);
         if let (Some(Values::Narrow(x)), ValuesMut::Narrow(y)) = (self.x, &mut self.y) {
-            y.copy_from_slice(x);
+            copy(x, y);
             self.x = None;
         }
-        for (channel, &[factor, bias]) in self.scratch[..channels].iter().enumerate() {
-            if let (None, ValuesMut::Narrow(y)) = (self.x, &mut self.y) {
-                let of_channel = Channel { factor, bias, table: self.table, stride: channels };
-                if Device.silu(of_channel, &mut y[channel..]) {
+        for (channel, &[factor, bias]) in self.scratch.iter().enumerate().take(channels) {
+            if let (None, ValuesMut::Narrow(y), Some(table)) = (self.x, &mut self.y, table) {
+                let of_channel = Channel { factor, bias, table, stride: channels };
+                if Device.silu(of_channel, y.get_mut(channel..).unwrap_or_default()) {
                     continue;
                 }
             }
             for index in (channel..pixels * channels).step_by(channels) {
                 let q = self.x.map_or_else(|| self.y.get(index), |x| x.get(index));
                 let sum = i64::from(q) * factor + bias;
-                let y = match self.table {
-                    [] => sum >> AFFINE_BITS,
-                    table => silu(table, sum, shift),
+                let y = match table {
+                    None => sum >> AFFINE_BITS,
+                    Some(table) => silu(table, sum, shift),
                 };
                 self.y.set(index, y);
             }
@@ -363,6 +396,31 @@ mod tests {
     use crate::kernels::int8::tests::{narrow, same, wide as random_wide, wide_ends};
     use std::vec;
     use std::vec::Vec;
+    use traflow_graph::noise::Noise;
+
+    #[test]
+    fn divisions_of_32_bits_are_exact() {
+        let numbers = (0..100_000).map(|i| Noise::stream(3, 0).word(2 * i));
+        let numbers: Vec<u32> = numbers.chain([0, 1, 0xffff, 0x1_0000, 0x7fff_ffff, u32::MAX]).collect();
+        for (&high, &low) in numbers.iter().zip(numbers.iter().rev()) {
+            for number in [u64::from(high) << 32 | u64::from(low), u64::from(high) * u64::from(high)] {
+                let number = number | 1 << 62;
+                assert_eq!(u64::from(root(number)), number.isqrt(), "{number}");
+            }
+            let (divisor, root_of) = (high | 1 << 31, u64::from(low | 1 << 31));
+            assert_eq!(reciprocal(divisor), (1 << 62) / u64::from(divisor), "{divisor}");
+            for square in [root_of.pow(2), root_of.pow(2) - 1, root_of * (root_of + 2)] {
+                if square >= 1 << 62 {
+                    assert_eq!(u64::from(root(square)), square.isqrt(), "{square}");
+                }
+            }
+            for count in [1, 3, 48, 784, 1 << 16, (1 << 24) - 1, 1 << 24] {
+                let sum = i64::from(low as i32) * 127 / 128;
+                let exact = (2 * (sum << 16) + count as i64).div_euclid(2 * count as i64);
+                assert_eq!(Sums { count, sum, squares: 0 }.mean(), exact, "{sum} / {count}");
+            }
+        }
+    }
 
     /// The formula in f64 is met within the rounding of the output and of the factor, for 16-bit numbers whose spread is large or small.
     #[test]

@@ -2,6 +2,8 @@
 //! ring of as many rows as the kernel has, with zero points around them: then there are no borders, and a tile of sums reads
 //! straight on through the three taps of a row.
 
+use core::num::NonZeroUsize;
+
 use traflow_graph::quant::{PANEL, QUAD, long};
 
 use super::conv2d::Conv2d;
@@ -12,12 +14,14 @@ use crate::simd::dot::{Dot, End, PIXELS, Sums, Tile, Window};
 pub(super) fn run<D: Dot>(d: D, mut conv: Conv2d<'_>) {
     let (height, width) = (usize::from(conv.shape.height), usize::from(conv.shape.width));
     let (outs, kernel, reach) = (conv.bias.len(), conv.kernel, conv.kernel / 2);
+    // As a divisor it cannot be zero.
+    let Some(rows_of_ring) = NonZeroUsize::new(kernel) else { return };
     let pixel = usize::from(conv.shape.channels).next_multiple_of(QUAD);
     // Pixels are computed in pairs, and the last one may be half outside.
     let row = (width.next_multiple_of(2) + 2 * reach) * pixel;
     let scratch = core::mem::take(&mut conv.scratch);
     let ring: &mut [D::X] = bytemuck::try_cast_slice_mut(scratch).unwrap_or_default();
-    let ring = &mut ring[..kernel * row];
+    let Some(ring) = ring.get_mut(..kernel * row) else { return };
     conv.expand_outside(d, ring);
     let mut sums = [[[0; PANEL]; PIXELS]; 2];
     // The quads of each part. A part of several is read tap by tap, since the other one is between its taps.
@@ -25,16 +29,23 @@ pub(super) fn run<D: Dot>(d: D, mut conv: Conv2d<'_>) {
     let second_quads = pixel / QUAD - first_quads;
     for below in 0..height + reach {
         // A row that is expanded, or zero points, in the place of the one that is not needed any more.
-        let inside = &mut ring[below % kernel * row + reach * pixel..][..width * pixel];
+        let start = below % rows_of_ring * row + reach * pixel;
+        let Some(inside) = ring.get_mut(start..start + width * pixel) else { return };
         if below < height {
             conv.expand(d, below, inside);
         } else {
             conv.expand_outside(d, inside);
         }
         let Some(middle) = below.checked_sub(reach) else { continue };
-        let rows = |ky: usize| &ring[(below + 1 + ky) % kernel * row..][..row];
+        let rows = |ky: usize| {
+            let start = (below + 1 + ky) % rows_of_ring * row;
+            ring.get(start..start + row).unwrap_or_default()
+        };
         let taps = |first: usize| {
-            (0..kernel * kernel).map(move |tap: usize| &rows(tap / kernel)[tap % kernel * pixel + first..])
+            (0..kernel * kernel).map(move |tap: usize| {
+                let (ky, kx) = (tap / rows_of_ring, tap % rows_of_ring);
+                rows(ky).get(kx * pixel + first..).unwrap_or_default()
+            })
         };
         let (first, second) = if second_quads == 0 {
             (Window::new((0..kernel).map(rows), kernel * first_quads, pixel, 0), None)
@@ -44,14 +55,15 @@ pub(super) fn run<D: Dot>(d: D, mut conv: Conv2d<'_>) {
         };
         for panel in (0..outs).step_by(PANEL) {
             let of_panel = PANEL.min(outs - panel);
-            let weights =
-                &conv.panels[panel * kernel * kernel * pixel..][..of_panel * kernel * kernel * pixel];
+            let of_out = kernel * kernel * pixel;
+            let weights = conv.panels.get(panel * of_out..(panel + of_panel) * of_out).unwrap_or_default();
             for column in (0..width).step_by(PIXELS) {
                 let pixels = PIXELS.min(width - column);
                 let tile = Tile { at: column * pixel, step: of_panel * QUAD, outs: of_panel, pixels };
                 compute(d, &first, tile, weights, &mut sums[0]);
                 if let Some(second) = &second {
-                    compute(d, second, tile, &weights[first_quads * tile.step..], &mut sums[1]);
+                    let weights = weights.get(first_quads * tile.step..).unwrap_or_default();
+                    compute(d, second, tile, weights, &mut sums[1]);
                 }
                 conv.rescale(d, middle * width + column, panel, &tile, &sums);
             }
@@ -77,14 +89,18 @@ impl Conv2d<'_> {
         let width = usize::from(self.shape.width);
         let range = row * width * channels..(row + 1) * width * channels;
         match self.x {
-            Values::Narrow(x) => expand(&x[range], channels, expanded, |quad| d.expand(quad)),
-            Values::Wide(x) => expand(&x[range], channels, expanded, |quad| d.expand_wide(quad)),
+            Values::Narrow(x) => {
+                expand(x.get(range).unwrap_or_default(), channels, expanded, |quad| d.expand(quad));
+            }
+            Values::Wide(x) => {
+                expand(x.get(range).unwrap_or_default(), channels, expanded, |quad| d.expand_wide(quad));
+            }
         }
     }
 
     /// Expands pixels that are outside the picture.
     fn expand_outside<D: Dot>(&self, d: D, expanded: &mut [D::X]) {
-        let quads = usize::from(self.shape.channels).div_ceil(QUAD);
+        let quads = usize::from(self.shape.channels).div_ceil(QUAD).max(1);
         for pixel in expanded.as_chunks_mut::<QUAD>().0.chunks_exact_mut(quads) {
             for (index, quad) in pixel.iter_mut().enumerate() {
                 let zero = self.zeros[usize::from(index * QUAD >= self.split)];
@@ -99,8 +115,8 @@ impl Conv2d<'_> {
         let first = start * stride + panel;
         let of_panel = panel..panel + tile.outs;
         let end = End {
-            bias: &self.bias[of_panel.clone()],
-            factors: &self.factors[0][of_panel.clone()],
+            bias: self.bias.get(of_panel.clone()).unwrap_or_default(),
+            factors: self.factors[0].get(of_panel.clone()).unwrap_or_default(),
             second: self.factors[1].get(of_panel).unwrap_or_default(),
             residual: self.residual,
             r: self.r.filter(|_| self.residual != 0).map(|r| r.from(first)),
@@ -109,15 +125,17 @@ impl Conv2d<'_> {
             stride,
         };
         if let ValuesMut::Narrow(y) = &mut self.y
-            && d.rescale(&end, sums, &mut y[first..])
+            && d.rescale(&end, sums, y.get_mut(first..).unwrap_or_default())
         {
             return;
         }
-        for (pixel, of_pixel) in sums[0].iter().enumerate().take(tile.pixels) {
-            for (out, &sum) in of_pixel.iter().enumerate().take(tile.outs) {
-                let mut sum = long(end.bias[out]) + i64::from(sum) * i64::from(end.factors[out]);
+        let [first_sums, second_sums] = sums;
+        for (pixel, sums) in first_sums.iter().zip(second_sums).enumerate().take(tile.pixels) {
+            let of_out = sums.0.iter().zip(sums.1).zip(end.bias.iter().zip(end.factors));
+            for (out, ((&sum, &second), (&bias, &factor))) in of_out.enumerate() {
+                let mut sum = long(bias) + i64::from(sum) * i64::from(factor);
                 if let Some(&factor) = end.second.get(out) {
-                    sum += i64::from(sums[1][pixel][out]) * i64::from(factor);
+                    sum += i64::from(second) * i64::from(factor);
                 }
                 let index = pixel * stride + out;
                 if self.residual != 0 {
@@ -145,10 +163,12 @@ fn expand<T: Copy + Default, X: Copy>(
         }
         return;
     }
-    for (x, to) in x.chunks_exact(channels).zip(quads.chunks_exact_mut(channels.div_ceil(QUAD))) {
+    let mut pixels = quads.chunks_exact_mut(channels.div_ceil(QUAD).max(1));
+    for x in x.chunks_exact(channels.max(1)) {
+        let Some(to) = pixels.next() else { return };
         for (x, to) in x.chunks(QUAD).zip(to) {
             let mut whole = [T::default(); QUAD];
-            whole[..x.len()].copy_from_slice(x);
+            whole.iter_mut().zip(x).for_each(|(to, &x)| *to = x);
             *to = quad(whole);
         }
     }
