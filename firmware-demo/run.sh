@@ -25,7 +25,7 @@ esac
 # Rust for the target: rustup's if it has it, or Debian's compiler with the sources of core.
 cd "$here"
 build=(cargo build)
-if [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] || { [ ! -e /usr/lib/rustlib/src ] && rustup target add "$target" >&2; }; then
+if [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] || rustup target add "$target" >/dev/null 2>&1; then
     found="rustup's $target"
 elif rustc=/usr/bin/rustc && [ -x "$rustc" ] && [ -d /usr/lib/rustlib/src ]; then
     found="Debian's $("$rustc" --version) with the sources of core"
@@ -39,7 +39,7 @@ fi
 [ -n "${QUIET:-}" ] || printf 'toolchain: %s\n' "$found" >&2
 
 export CARGO_TARGET_DIR=$here/target
-RUSTFLAGS="$flags" "${build[@]}" --quiet --release --target "$target" --features "$board" --bin "$program" >&2
+RUSTFLAGS="$flags ${MORE_FLAGS:-}" "${build[@]}" --quiet --release --target "$target" --features "$board" --bin "$program" >&2
 elf=$CARGO_TARGET_DIR/$target/release/$program
 if [ -n "${BUILD_ONLY:-}" ]; then
     echo "$elf"

@@ -1,11 +1,14 @@
 //! Start, clock, stack and end of a program on a board.
 
-use core::panic::PanicInfo;
+use core::fmt;
 use core::ptr::addr_of_mut;
 
 pub use semihosting::{print, println};
 
-/// Declares where a program starts: a function of the name `main` that gives the exit code of QEMU.
+use crate::Failure;
+
+/// Declares where a program starts, with a function whose failure is said and becomes the exit code of QEMU. So do a panic
+/// and a hard fault, with 101.
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
@@ -13,6 +16,17 @@ macro_rules! entry {
         #[cfg_attr(target_arch = "riscv32", riscv_rt::entry)]
         fn start() -> ! {
             $crate::board::run($main)
+        }
+
+        #[panic_handler]
+        fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+            $crate::board::abort(format_args!("{info}"))
+        }
+
+        #[cfg(target_arch = "arm")]
+        #[cortex_m_rt::exception]
+        unsafe fn HardFault(frame: &cortex_m_rt::ExceptionFrame) -> ! {
+            $crate::board::abort(format_args!("hard fault at {:#010x}", frame.pc()))
         }
 
         // The other architectures have no crate that keeps the name.
@@ -45,12 +59,21 @@ core::arch::global_asm!(
 );
 
 /// Runs a program, prints how much stack it used, and ends QEMU with its result.
-pub fn run(main: fn() -> u8) -> ! {
+pub fn run(main: fn() -> Result<(), Failure>) -> ! {
     paint();
     clock::start();
-    let code = main();
+    let result = main();
+    if let Err(failure) = &result {
+        println!("error: {failure}");
+    }
     println!("stack: {} bytes", stack_bytes());
-    semihosting::process::exit(i32::from(code))
+    semihosting::process::exit(result.err().map_or(0, |failure| failure.code().into()))
+}
+
+/// Ends QEMU after what must not happen.
+pub fn abort(reason: fmt::Arguments<'_>) -> ! {
+    println!("{reason}");
+    semihosting::process::exit(101)
 }
 
 /// What a word of the stack holds that nobody has written to.
@@ -61,12 +84,12 @@ unsafe extern "C" {
     #[cfg(not(target_arch = "riscv32"))]
     static mut _stack_end: usize;
     #[cfg(target_arch = "riscv32")]
-    static mut _ebss: usize;
+    static mut __estack: usize;
 }
 
 fn lowest() -> *mut usize {
     #[cfg(target_arch = "riscv32")]
-    let end = addr_of_mut!(_ebss);
+    let end = addr_of_mut!(__estack);
     #[cfg(not(target_arch = "riscv32"))]
     let end = addr_of_mut!(_stack_end);
     end.map_addr(|address| address.next_multiple_of(size_of::<usize>()))
@@ -112,10 +135,19 @@ pub mod clock {
         return systick::ticks();
         #[cfg(target_arch = "riscv32")]
         {
-            let count: u32;
-            // SAFETY: it reads a counter.
-            unsafe { core::arch::asm!("csrr {}, minstret", out(reg) count) };
-            count.into()
+            loop {
+                let (high, low, again): (u32, u32, u32);
+                // SAFETY: it reads the two halves of a counter, and the upper one again.
+                unsafe {
+                    core::arch::asm!(
+                        "csrr {high}, minstreth", "csrr {low}, minstret", "csrr {again}, minstreth",
+                        high = out(reg) high, low = out(reg) low, again = out(reg) again,
+                    );
+                }
+                if high == again {
+                    return u64::from(high) << 32 | u64::from(low);
+                }
+            }
         }
         #[cfg(target_arch = "aarch64")]
         {
@@ -176,18 +208,4 @@ pub mod clock {
             WRAPS.store(WRAPS.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
-}
-
-/// A hard fault is a failure that is said.
-#[cfg(target_arch = "arm")]
-#[cortex_m_rt::exception]
-unsafe fn HardFault(frame: &cortex_m_rt::ExceptionFrame) -> ! {
-    println!("hard fault at {:#010x}", frame.pc());
-    semihosting::process::exit(101)
-}
-
-#[panic_handler]
-fn panic(info: &PanicInfo<'_>) -> ! {
-    println!("{info}");
-    semihosting::process::exit(101)
 }

@@ -4,6 +4,9 @@
 
 #[cfg(target_os = "none")]
 mod device {
+    use core::ptr::addr_of_mut;
+
+    use firmware_demo::Failure;
     use firmware_demo::board::println;
     use semihosting::fs::File;
     use semihosting::io::Read;
@@ -15,49 +18,26 @@ mod device {
     static mut FILE: Aligned<[u8; 256 << 10]> = Aligned([0; 256 << 10]);
     static mut ARENA: Aligned<[u8; 64 << 10]> = Aligned([0; 64 << 10]);
 
-    fn main() -> u8 {
+    fn main() -> Result<(), Failure> {
         // SAFETY: this function runs once.
-        let (file, arena) =
-            unsafe { (&mut (*core::ptr::addr_of_mut!(FILE)).0, &mut (*core::ptr::addr_of_mut!(ARENA)).0) };
-        let Ok(mut source) = File::open(c"model.traflow") else {
-            println!("error: there is no model.traflow in the folder where QEMU runs");
-            return 4;
-        };
+        let (file, arena) = unsafe { (&mut (*addr_of_mut!(FILE)).0, &mut (*addr_of_mut!(ARENA)).0) };
+        let missing = |_| Failure::Missing("there is no model.traflow in the folder where QEMU runs");
+        let mut source = File::open(c"model.traflow").map_err(missing)?;
         let mut len = 0;
         while len < file.len() {
             match source.read(&mut file[len..]) {
                 Ok(0) => break,
                 Ok(more) => len += more,
-                Err(_) => {
-                    println!("error: reading model.traflow");
-                    return 4;
-                }
+                Err(_) => return Err(Failure::Missing("reading model.traflow")),
             }
         }
         if len == file.len() {
-            println!("error: the model has more than {} bytes", file.len() - 1);
-            return 4;
+            return Err(Failure::Missing("the model does not fit into 256 KB"));
         }
-        let model = match Model::new(&file[..len]) {
-            Ok(model) => model,
-            Err(error) => {
-                println!("error: the model: {error}");
-                return 1;
-            }
-        };
-        let mut engine = match IntegerEngine::new(model, arena) {
-            Ok(engine) => engine,
-            Err(error) => {
-                println!("error: {error}");
-                return 2;
-            }
-        };
-        if let Err(error) = engine.self_test() {
-            println!("error: self-test: {error}");
-            return 3;
-        }
+        let mut engine = IntegerEngine::new(Model::new(&file[..len])?, arena)?;
+        engine.self_test()?;
         println!("self-test: passed");
-        0
+        Ok(())
     }
 }
 

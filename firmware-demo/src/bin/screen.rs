@@ -4,45 +4,27 @@
 
 use firmware_demo::board::println;
 use firmware_demo::ramfb::Ramfb;
-use firmware_demo::{Digest, MODEL, draw};
-use traflow_runtime::{Aligned, IntegerEngine, Model};
+use firmware_demo::{Digest, Failure, draw};
 
 firmware_demo::entry!(main);
 
-static mut ARENA: Aligned<[u8; MODEL.arena_bytes()]> = Aligned([0; MODEL.arena_bytes()]);
 static mut SCREEN: Ramfb = Ramfb::new();
 
-fn main() -> u8 {
+fn main() -> Result<(), Failure> {
     // SAFETY: this function runs once.
-    let (arena, screen) = unsafe { (&mut (*&raw mut ARENA).0, &mut *&raw mut SCREEN) };
-    let Some(screen) = screen.start() else {
-        println!("error: the machine has no ramfb: add -device ramfb");
-        return 4;
-    };
-    let model = match Model::new(MODEL.bytes()) {
-        Ok(model) => model,
-        Err(error) => {
-            println!("error: the model: {error}");
-            return 1;
-        }
-    };
-    let steps = model.steps().next().unwrap_or(1);
-    let mut engine = match IntegerEngine::new(model, arena) {
-        Ok(engine) => engine,
-        Err(error) => {
-            println!("error: {error}");
-            return 2;
-        }
-    };
+    let screen = unsafe { &mut *&raw mut SCREEN };
+    let screen = screen.start().ok_or(Failure::Missing("the machine has no ramfb: add -device ramfb"))?;
+    let mut engine = firmware_demo::engine()?;
+    let steps = engine.model().steps().next().unwrap_or(1);
     let count = draw::GRID[0] * draw::GRID[1];
     for first in (0u64..).step_by(count as usize) {
         for index in 0..count {
             let seed = first + u64::from(index);
-            let Ok(picture) = engine.generate(seed, steps) else { return 3 };
+            let picture = engine.generate(seed, steps)?;
             let Ok(()) = draw::cell(screen, &picture, index);
             println!("shown: seed {seed} at 0 {}", Digest::of(&picture));
         }
         println!("screen: {first} to {}", first + u64::from(count) - 1);
     }
-    0
+    Ok(())
 }

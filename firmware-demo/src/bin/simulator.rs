@@ -4,16 +4,14 @@
 use embedded_graphics::pixelcolor::{Gray4, Rgb888};
 use embedded_graphics::prelude::*;
 use embedded_graphics_simulator::{OutputSettingsBuilder, SimulatorDisplay};
-use firmware_demo::{Digest, MODEL, draw};
-use traflow_runtime::{IntegerEngine, Mix, Model};
+use firmware_demo::{Digest, draw};
+use traflow_runtime::Mix;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let paths: Vec<String> = std::env::args().skip(1).collect();
     let [oled_path, screen_path] = &paths[..] else { return Err("name two PNG files".into()) };
-    let model = Model::new(MODEL.bytes())?;
-    let steps = model.steps().next().unwrap_or(1);
-    let mut arena = vec![0; IntegerEngine::arena_bytes(&model)];
-    let mut engine = IntegerEngine::new(model, &mut arena)?;
+    let mut engine = firmware_demo::engine()?;
+    let steps = engine.model().steps().next().unwrap_or(1);
 
     let mut oled = SimulatorDisplay::<Gray4>::new(Size::new(128, 64));
     for (seed, at) in (0..4).flat_map(|seed| [0, 64, 128, 192].map(|at| (seed, at))) {
