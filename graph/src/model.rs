@@ -691,7 +691,7 @@ impl<'m> Model<'m> {
         let shapes = node.input_shapes();
         let inputs = first(&shapes, node.op().arity());
         let need = match self.weights {
-            Dtype::I8 => quant::scratch_bytes(node.op(), inputs),
+            Dtype::I8 => quant::least_scratch_bytes(node.op(), inputs),
             _ => scratch_bytes(node.op(), inputs, 4),
         };
         let scratch = u64::from(self.header[word::SCRATCH]);

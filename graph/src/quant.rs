@@ -230,21 +230,32 @@ pub const fn panel_index([outs, channels, taps]: [usize; 3], [out, channel, tap]
     first * taps * quads * QUAD + (quad * width + out - first) * QUAD + channel % QUAD
 }
 
-/// Queries of an attention whose scores are kept at the same time.
-pub const QUERIES: usize = 4;
+/// Queries of an attention whose scores vectors keep at the same time, as many as they have lanes.
+pub const QUERIES: usize = 16;
 
-/// Bytes of scratch memory of a node: a norm keeps 16 bytes a channel, attention a score for each pixel and each of
-/// [`QUERIES`], and a convolution the rows of its input that a row of its output reads, in 16 bits and by whole quads, with
+/// Pixels up to which they keep them on the stack.
+pub const NEAR: usize = 256;
+
+/// Bytes of scratch memory of a node: a norm keeps 16 bytes a channel, attention a score for each pixel, beyond [`NEAR`] of
+/// them for each of [`QUERIES`], and a convolution the rows of its input that a row of its output reads, in 16 bits and by whole quads, with
 /// as many columns more as the kernel reaches over, and one where they are odd in number.
 pub fn scratch_bytes(op: Op, inputs: &[Shape]) -> u64 {
     match (op, inputs) {
         (Op::GroupNorm { .. }, &[x]) => u64::from(x.channels) * 16,
-        (Op::Attention { .. }, &[x]) => (x.pixels() * 4 * QUERIES) as u64,
+        (Op::Attention { .. }, &[x]) => (x.pixels() * 4 * if x.pixels() > NEAR { QUERIES } else { 1 }) as u64,
         (Op::Conv2d { kernel, .. }, &[x, ..]) => {
             let columns = usize::from(x.width).next_multiple_of(2) + usize::from(kernel - 1);
             (usize::from(kernel) * columns * usize::from(x.channels).next_multiple_of(QUAD) * 2) as u64
         }
         _ => 0,
+    }
+}
+
+/// Bytes that suffice: with less than [`scratch_bytes`] attention keeps the scores of one query at a time, which takes longer.
+pub fn least_scratch_bytes(op: Op, inputs: &[Shape]) -> u64 {
+    match (op, inputs) {
+        (Op::Attention { .. }, &[x]) => x.pixels() as u64 * 4,
+        _ => scratch_bytes(op, inputs),
     }
 }
 

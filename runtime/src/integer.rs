@@ -288,10 +288,12 @@ impl<'m> Memory<'m, '_> {
             Integers::Upsample => Upsample { x: a, channels, width: shape.width.into(), y }.run(cpu),
             Integers::Attention { exponent, exponent_shift, shift, factor, bias } => {
                 let (Op::Attention { heads }, Values::Narrow(qkv)) = (node.op(), a) else { return };
-                let scores = self.scratch.get_mut(..4 * QUERIES * shape.pixels()).unwrap_or_default();
+                let (pixels, heads) = (shape.pixels(), heads.into());
+                let bytes = self.scratch.len().min(4 * QUERIES * pixels) & !3;
+                let scores = self.scratch.get_mut(..bytes).unwrap_or_default();
                 let scores = bytemuck::try_cast_slice_mut(scores).unwrap_or_default();
-                let heads = heads.into();
-                Attention { qkv, heads, exponent, exponent_shift, factor, bias, shift, scores, y }.run(cpu);
+                Attention { qkv, pixels, heads, exponent, exponent_shift, factor, bias, shift, scores, y }
+                    .run(cpu);
             }
             // These were dealt with above.
             Integers::Image { .. } | Integers::Constant { .. } => {}

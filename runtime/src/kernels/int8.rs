@@ -84,6 +84,15 @@ impl Values<'_> {
     }
 }
 
+/// So many elements of x, or of y where there is no x, as a vector.
+#[inline(always)]
+fn load<S: Lanes>(s: S, x: Option<Values<'_>>, y: &ValuesMut<'_>, index: usize, width: usize) -> S::V {
+    match x {
+        Some(x) => x.load(s, index, width),
+        None => y.values().load(s, index, width),
+    }
+}
+
 /// As many elements as an array has, from an index on.
 #[inline(always)]
 fn array<T, const N: usize>(x: &[T], index: usize) -> &[T; N] {

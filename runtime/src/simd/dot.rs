@@ -269,6 +269,8 @@ impl Dot for Plain {
 #[inline(always)]
 fn add_products(sums: &mut [[i32; 2]; 4], weights: &[i8], step: usize, a: &[[i16; QUAD]], b: &[[i16; QUAD]]) {
     for (weights, (a, b)) in weights.chunks(step.max(1)).zip(a.iter().zip(b)) {
+        // Of an array a compiler knows the length, and takes vectors.
+        let Some(weights) = weights.first_chunk::<{ 4 * QUAD }>() else { return };
         for channel in 0..QUAD {
             let (a, b) = (i32::from(a[channel]), i32::from(b[channel]));
             for (weights, sums) in weights.as_chunks::<QUAD>().0.iter().zip(&mut *sums) {

@@ -22,34 +22,48 @@ use super::{
     avx512::{Avx512, Vnni},
 };
 
-pub(crate) use tile::{Element, dots, dots_part};
+pub(crate) use tile::{Factor, dots, dots_part};
 
 /// Lanes of every vector of integers.
 pub const LANES: usize = PANEL;
 
 /// A row of a panel: four weights of each lane.
-pub type Row = [i8; LANES * QUAD];
+pub type Row = [[i8; QUAD]; LANES];
+
+/// An array of what an expression is for each index. Unlike the body of a closure, which is a function of its own and not
+/// compiled for the instruction set, the expression is part of the function that it stands in. So closures may hold one
+/// instruction at most wherever there are vectors.
+macro_rules! each {
+    ($i:ident in 2 => $expression:expr) => {
+        each!($i in [0, 1] => $expression)
+    };
+    ($i:ident in 4 => $expression:expr) => {
+        each!($i in [0, 1, 2, 3] => $expression)
+    };
+    ($i:ident in 8 => $expression:expr) => {
+        each!($i in [0, 1, 2, 3, 4, 5, 6, 7] => $expression)
+    };
+    ($i:ident in [$($index:expr),+] => $expression:expr) => {
+        [$({ let $i = $index; $expression }),+]
+    };
+}
+use each;
 
 /// Vectors of integers of an instruction set. Sums and products wrap around; what must not is held by the check of a
 /// model.
 pub trait Lanes: Copy + Send + Sync {
-    /// A number of 32 bits in each lane.
+    /// In each lane a number of 32 bits, or two of 16 or four of 8, the first in the lowest bits.
     type V: Copy;
     /// A number of 64 bits in each lane, in an order of its own.
     type Long: Copy;
-    /// Two numbers of 16 bits in each lane.
-    type Pairs: Copy;
-    /// A row of weights, ready to be multiplied by numbers of 8 bits.
-    type Row: Copy;
-    /// Four numbers of 8 bits, ready to be multiplied by a row.
-    type Quad: Copy;
     /// Ends of 256 pieces, ready to be looked up.
     type Table;
 
     /// Pixels and panels of the largest tile of sums that fits into the registers.
     const TILE: [usize; 2];
-    /// What [`dot`](Self::dot) adds to each weight, since its products need a factor without sign.
-    const OFFSET: i32;
+    /// Where there is an instruction for [`dot`](Self::dot): what has to be added to numbers of 8 bits before they are
+    /// its second factor.
+    const BYTES: Option<u8>;
 
     /// All lanes are x.
     fn splat(self, x: i32) -> Self::V;
@@ -59,6 +73,20 @@ pub trait Lanes: Copy + Send + Sync {
     fn load16(self, x: &[i16; LANES]) -> Self::V;
     /// The lanes in their order.
     fn load(self, x: &[i32; LANES]) -> Self::V;
+    /// A row of weights.
+    fn row(self, row: &Row) -> Self::V;
+    /// The first lanes of a row, and zeros.
+    #[inline(always)]
+    fn row_part(self, weights: &[[i8; QUAD]]) -> Self::V {
+        if let Some(row) = weights.first_chunk() {
+            return self.row(row);
+        }
+        let mut row = [[0; QUAD]; LANES];
+        for (row, quad) in row.iter_mut().zip(weights) {
+            *row = *quad;
+        }
+        self.row(&row)
+    }
     /// The nearest numbers of 8 bits.
     fn store8(self, v: Self::V, y: &mut [i8; LANES]);
     /// The nearest numbers of 16 bits.
@@ -77,10 +105,17 @@ pub trait Lanes: Copy + Send + Sync {
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// The bits that both have.
     fn and(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The bits that one of them has.
+    fn xor(self, a: Self::V, b: Self::V) -> Self::V;
     /// Each lane of a shifted right by its lane of b, from 0 to 31; zeros come in.
     fn shift(self, a: Self::V, b: Self::V) -> Self::V;
+    /// ⌊a / 2^places⌋, 0 to 31.
+    fn floor(self, a: Self::V, places: u32) -> Self::V;
     /// Over 2^places, 1 to 31, rounded to the nearest, half up.
-    fn round(self, a: Self::V, places: u32) -> Self::V;
+    #[inline(always)]
+    fn round(self, a: Self::V, places: u32) -> Self::V {
+        self.floor(self.add(a, self.splat(1 << (places - 1))), places)
+    }
 
     /// All lanes are x.
     fn splat_long(self, x: i64) -> Self::Long;
@@ -95,41 +130,48 @@ pub trait Lanes: Copy + Send + Sync {
     /// The lower half of a >> shift, 0 to 62.
     fn narrow(self, a: Self::Long, shift: u32) -> Self::V;
 
-    /// Pairs of two vectors' lanes.
-    fn pair8(self, a: &[i8; LANES], b: &[i8; LANES]) -> Self::Pairs;
-    /// Weights of a row, the first two of each lane and the others.
-    fn pairs(self, row: &Row) -> [Self::Pairs; 2];
-    /// sum + a₀ x₀ + a₁ x₁.
-    fn dot_pairs(self, sum: Self::V, a: Self::Pairs, x: [i16; 2]) -> Self::V;
-
-    /// A row of weights.
-    fn row(self, row: &Row) -> Self::Row;
-    /// Four numbers.
-    fn quad(self, x: &[i8; QUAD]) -> Self::Quad;
-    /// sum + Σ (aᵢ + [`OFFSET`](Self::OFFSET)) xᵢ.
-    fn dot(self, sum: Self::V, a: Self::Row, x: Self::Quad) -> Self::V;
-    /// The sum of numbers.
+    /// The lower halves of each lane of a and of b.
+    fn pair(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Four numbers of 8 bits as two pairs of 16.
+    fn pairs(self, row: Self::V) -> [Self::V; 2];
+    /// sum + a₀ x₀ + a₁ x₁, of pairs.
+    fn dot_pairs(self, sum: Self::V, a: Self::V, x: Self::V) -> Self::V;
+    /// sum + Σ aᵢ xᵢ, of four numbers each. Those of a have a sign; those of x too unless [`BYTES`](Self::BYTES) adds
+    /// something.
     #[inline(always)]
-    fn total(self, x: &[i8]) -> i32 {
-        x.iter().map(|&x| i32::from(x)).sum()
+    fn dot(self, sum: Self::V, a: Self::V, x: Self::V) -> Self::V {
+        let (a, x) = (self.pairs(a), self.pairs(x));
+        self.dot_pairs(self.dot_pairs(sum, a[0], x[0]), a[1], x[1])
     }
 
     /// The first 16 numbers of 16 vectors, of which each begins so much after the one before, as rows.
     #[inline(always)]
-    fn transpose(self, x: &[i8], next: usize) -> [Self::Row; 4] {
-        core::array::from_fn(|quad| {
-            let mut row = [0; LANES * QUAD];
-            for (lane, row) in row.as_chunks_mut::<QUAD>().0.iter_mut().enumerate() {
-                row.copy_from_slice(&x[lane * next + quad * QUAD..][..QUAD]);
+    fn transpose(self, x: [&[i8; LANES]; LANES]) -> [Self::V; 4] {
+        let mut rows = [[[0; QUAD]; LANES]; 4];
+        for (lane, x) in x.iter().enumerate() {
+            for (quad, row) in x.as_chunks().0.iter().zip(&mut rows) {
+                row[lane] = *quad;
             }
-            self.row(&row)
-        })
+        }
+        each!(i in 4 => self.row(&rows[i]))
     }
 
     /// Prepares a table.
     fn table(self, table: &[i16; TABLE]) -> Self::Table;
     /// T\[i\] · (256 - f) + T\[i + 1\] · f, where i is the upper and f the lower byte of p, clamped to 16 bits without sign.
     fn interpolate(self, table: &Self::Table, p: [Self::V; 2]) -> [Self::V; 2];
+}
+
+/// Both ends of the pieces of numbers of 16 bits, the first one in the lower half: for processors that cannot look up.
+#[cfg(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
+#[inline(always)]
+fn ends(table: &[i16; TABLE], p: &[i32; LANES]) -> [i32; LANES] {
+    let mut ends = [0; LANES];
+    for (ends, p) in ends.iter_mut().zip(p) {
+        let piece = (p >> 8 & 0xff) as usize;
+        *ends = i32::from(table[piece] as u16) | i32::from(table[piece + 1]) << 16;
+    }
+    ends
 }
 
 /// Work on integers that is compiled for every instruction set with vector registers.

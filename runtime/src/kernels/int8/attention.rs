@@ -1,10 +1,8 @@
-use core::array::from_fn;
+use traflow_graph::quant::{NEAR, QUAD, QUERIES, TABLE};
 
-use traflow_graph::quant::{QUAD, QUERIES, TABLE};
-
-use super::{ValuesMut, array, lanes, scale};
+use super::{ValuesMut, array, scale};
 use crate::cpu::Cpu;
-use crate::simd::{IntegerKernel, LANES, Lanes};
+use crate::simd::{Factor, IntegerKernel, LANES, Lanes, Row, dots};
 
 /// `65535 · 2^(-i / 256)`, rounded to the nearest, half up.
 static POWERS: [u16; 257] = {
@@ -36,6 +34,8 @@ fn power(z: u64) -> u32 {
 pub struct Attention<'a> {
     /// For each pixel the queries of all heads, then the keys, then the values.
     pub qkv: &'a [i8],
+    /// Number of pixels.
+    pub pixels: usize,
     /// Number of heads; divides the channels.
     pub heads: usize,
     /// Factor of differences of scores.
@@ -48,7 +48,7 @@ pub struct Attention<'a> {
     pub bias: i64,
     /// Places to shift by.
     pub shift: u32,
-    /// Memory for a score of each pixel and each of [`QUERIES`].
+    /// Memory for a score of each pixel. Vectors want one for each of [`QUERIES`] where there are more than [`NEAR`] pixels.
     pub scores: &'a mut [i32],
     /// Output.
     pub y: ValuesMut<'a>,
@@ -57,17 +57,15 @@ pub struct Attention<'a> {
 impl Attention<'_> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
-        let whole = self.y.len() / (self.scores.len() / QUERIES).max(1) / self.heads.max(1);
-        // Keys are read in squares of 16 pixels and 16 channels.
-        let whole = whole.is_multiple_of(LANES) && self.scores.len() >= QUERIES * LANES;
+        let channels = self.y.len() / self.pixels.max(1);
+        let of_head = channels / self.heads.max(1);
+        let whole = of_head.is_multiple_of(LANES)
+            && (self.pixels <= NEAR || self.scores.len() >= QUERIES * self.pixels);
         let Some(vectors) = cpu.isa().vectors().filter(|_| whole) else { return self.words() };
-        let Self { qkv, heads, exponent, exponent_shift, factor, bias, shift, scores, y } = self;
-        let pixels = (scores.len() / QUERIES).max(1);
-        let channels = y.len() / pixels;
+        let Self { qkv, pixels, exponent, exponent_shift, factor, bias, shift, scores, y, .. } = self;
         let part = pixels.div_ceil(cpu.threads()).next_multiple_of(QUERIES);
         let parts = y.chunks(part * channels).enumerate().map(|(index, y)| {
             let first = index * part;
-            let of_head = channels / heads.max(1);
             Part { qkv, pixels, channels, of_head, exponent, exponent_shift, factor, bias, shift, first, y }
         });
         cpu.run_integers(vectors, parts, bytemuck::cast_slice_mut(scores));
@@ -75,7 +73,7 @@ impl Attention<'_> {
 
     /// For processors with nothing but general registers.
     fn words(mut self) {
-        let pixels = (self.scores.len() / QUERIES).max(1);
+        let pixels = self.pixels.max(1);
         let channels = self.y.len() / pixels;
         // One query at a time.
         self.scores = core::mem::take(&mut self.scores).get_mut(..pixels).unwrap_or_default();
@@ -142,159 +140,197 @@ static SIGNED_POWERS: [i16; TABLE] = {
     powers
 };
 
+/// Scores, and then weights, of a key or of two: a lane for each query.
+type Scores = [i32; QUERIES];
+
+/// Channels of queries that are kept for all keys.
+const DEPTH: usize = 64;
+
 impl IntegerKernel for Part<'_> {
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S, scratch: &mut [u8]) {
-        let scores: &mut [i32] = bytemuck::cast_slice_mut(scratch);
+        let mut near = [[0; QUERIES]; NEAR];
+        let scores = match near.get_mut(..self.pixels) {
+            Some(near) => near,
+            None => &mut bytemuck::cast_slice_mut::<_, i32>(scratch).as_chunks_mut().0[..self.pixels],
+        };
         let table = s.table(&SIGNED_POWERS);
         let pixels = self.y.len() / self.channels.max(1);
         for head in (0..self.channels).step_by(self.of_head) {
             for start in (0..pixels).step_by(QUERIES) {
-                // Queries after the last one repeat it, and their results are not stored.
-                let queries = from_fn(|m| pixels.min(start + m + 1) - 1);
-                let largest = self.scores(s, head, queries, scores);
-                let rows: [&mut [i32]; QUERIES] = rows(scores, self.pixels);
-                let mut totals = [0u32; QUERIES];
-                for ((row, largest), total) in rows.into_iter().zip(largest).zip(&mut totals) {
-                    *total = self.weights(s, &table, row, largest);
+                let mut largest = s.splat(i32::MIN);
+                for channel in (head..head + self.of_head).step_by(DEPTH) {
+                    let depth = DEPTH.min(head + self.of_head - channel);
+                    largest = self.scores(s, start, pixels, channel, depth, channel > head, scores);
                 }
+                let totals = self.weights(s, &table, largest, scores);
                 for channel in (head..head + self.of_head).step_by(LANES) {
-                    self.means(s, channel, queries, scores, totals);
-                }
-            }
-        }
-    }
-}
-
-/// As many scores as there are pixels, for each query.
-fn rows(scores: &mut [i32], pixels: usize) -> [&mut [i32]; QUERIES] {
-    let mut rows = scores.chunks_exact_mut(pixels);
-    from_fn(|_| rows.next().unwrap_or_default())
-}
-
-impl Part<'_> {
-    /// Writes the scores of queries, and gives the largest ones.
-    #[inline(always)]
-    fn scores<S: Lanes>(
-        &self,
-        s: S,
-        head: usize,
-        queries: [usize; QUERIES],
-        scores: &mut [i32],
-    ) -> [i32; QUERIES] {
-        let next = 3 * self.channels;
-        let queries = queries.map(|query| &self.qkv[(self.first + query) * next + head..][..self.of_head]);
-        let starts = queries.map(|query| match S::OFFSET {
-            0 => s.splat(0),
-            offset => s.splat(-offset * s.total(query)),
-        });
-        let mut largest = [s.splat(i32::MIN); QUERIES];
-        for pixel in (0..self.pixels).step_by(LANES) {
-            // The last vector begins before the end of the one before it.
-            let pixel = pixel.min(self.pixels - LANES);
-            let mut sums = starts;
-            for channel in (0..self.of_head).step_by(LANES) {
-                let keys = &self.qkv[pixel * next + self.channels + head + channel..];
-                for (quad, row) in s.transpose(keys, next).into_iter().enumerate() {
-                    for (sum, query) in sums.iter_mut().zip(queries) {
-                        *sum = s.dot(*sum, row, s.quad(array(query, channel + quad * QUAD)));
+                    match S::TILE[0] {
+                        8 => self.means::<S, 16>(s, start, pixels, channel, totals, scores),
+                        _ => self.means::<S, 4>(s, start, pixels, channel, totals, scores),
                     }
                 }
             }
-            for (m, (largest, sum)) in largest.iter_mut().zip(sums).enumerate() {
-                *largest = s.max(*largest, sum);
-                if let Some(scores) = scores[m * self.pixels + pixel..].first_chunk_mut() {
-                    s.store(sum, scores);
-                }
-            }
-        }
-        largest.map(|largest| {
-            let mut lanes = [0; LANES];
-            s.store(largest, &mut lanes);
-            lanes.into_iter().fold(i32::MIN, i32::max)
-        })
-    }
-
-    /// Turns the scores of a query into weights less 2¹⁵, of 16 bits, in the first half of their memory, and gives the sum
-    /// of the weights.
-    #[inline(always)]
-    fn weights<S: Lanes>(&self, s: S, table: &S::Table, scores: &mut [i32], largest: i32) -> u32 {
-        let (largest, exponent) = (s.splat(largest), s.splat(self.exponent));
-        for pixel in (0..self.pixels).step_by(2 * LANES) {
-            let left = self.pixels - pixel;
-            let z = [0, LANES].map(|first| {
-                let score = lanes(&scores[pixel + first.min(left)..self.pixels]);
-                let below = s.sub(largest, s.load(&score));
-                s.narrow(s.mul_long(below, exponent), self.exponent_shift)
-            });
-            let sums = s.interpolate(table, z.map(|z| s.and(z, s.splat(0xffff))));
-            let mut weights = [[0i16; LANES]; 2];
-            for ((sum, z), weights) in sums.into_iter().zip(z).zip(&mut weights) {
-                // Beyond 17 octaves nothing is left.
-                let octave = s.min(s.shift(z, s.splat(16)), s.splat(22));
-                let sum = s.add(sum, s.splat(1 << (15 + 8)));
-                let half = s.shift(sum, s.add(octave, s.splat(7)));
-                let weight = s.shift(s.add(half, s.splat(1)), s.splat(1));
-                s.store16(s.sub(weight, s.splat(1 << 15)), weights);
-            }
-            let shorts: &mut [i16] = bytemuck::cast_slice_mut(scores);
-            let width = left.min(2 * LANES);
-            shorts[pixel..pixel + width].copy_from_slice(&weights.as_flattened()[..width]);
-        }
-        let shorts: &[i16] = bytemuck::cast_slice(scores);
-        shorts[..self.pixels].iter().map(|&weight| (i32::from(weight) + (1 << 15)) as u32).sum()
-    }
-
-    /// The mean values of a vector of channels.
-    #[inline(always)]
-    fn means<S: Lanes>(
-        &mut self,
-        s: S,
-        channel: usize,
-        queries: [usize; QUERIES],
-        scores: &[i32],
-        totals: [u32; QUERIES],
-    ) {
-        /// Pixels whose products fit 32 bits.
-        const PIXELS: usize = 256;
-        let weights: [&[i16]; QUERIES] =
-            from_fn(|m| bytemuck::cast_slice(&scores[m * self.pixels..(m + 1) * self.pixels]));
-        let value = |pixel: usize| array(self.qkv, (3 * pixel + 2) * self.channels + channel);
-        let mut longs = [s.splat_long(0); QUERIES];
-        for start in (0..self.pixels).step_by(PIXELS) {
-            let end = self.pixels.min(start + PIXELS);
-            let (mut sums, mut all) = ([s.splat(0); QUERIES], s.splat(0));
-            for pixel in (start..end).step_by(2) {
-                let last = pixel + 1 == end;
-                let values = s.pair8(value(pixel), if last { &[0; LANES] } else { value(pixel + 1) });
-                all = s.dot_pairs(all, values, [1, 1]);
-                for (sum, weights) in sums.iter_mut().zip(weights) {
-                    let second = if last { 0 } else { weights[pixel + 1] };
-                    *sum = s.dot_pairs(*sum, values, [weights[pixel], second]);
-                }
-            }
-            let all = s.mul_long(all, s.splat(1 << 15));
-            for (long, sum) in longs.iter_mut().zip(sums) {
-                *long = s.add_long(*long, s.add_long(all, s.mul_long(sum, s.splat(1))));
-            }
-        }
-        for ((sum, total), query) in longs.into_iter().zip(totals).zip(queries) {
-            let (bits, reciprocal) = reciprocal(total);
-            // The sum over 2^(bits - 23), below 2³⁰.
-            let sum = match bits {
-                ..=23 => s.mul(s.narrow(sum, 0), s.splat(1 << (23 - bits))),
-                _ => s.narrow(s.add_long(sum, s.splat_long(1 << (bits - 24))), bits as u32 - 23),
-            };
-            // The reciprocal may be 2³¹: half of it twice, and one.
-            let half = s.mul_long(sum, s.splat((reciprocal >> 1) as i32));
-            let odd = s.mul_long(sum, s.splat((reciprocal & 1) as i32));
-            let product = s.add_long(s.add_long(half, half), s.add_long(odd, s.splat_long(1 << 29)));
-            let mean = s.narrow(product, 30);
-            let y = s.add_long(s.mul_long(mean, s.splat(self.factor)), s.splat_long(self.bias));
-            self.y.store(s, s.narrow(y, self.shift), query * self.channels + channel, LANES);
         }
     }
 }
+
+impl Part<'_> {
+    /// Writes the products of a tile's queries and all keys over some channels, or adds them to what is there, and gives the
+    /// largest of each query. Queries after the last one repeat it.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "where the queries are, and where their channels are")]
+    fn scores<S: Lanes>(
+        &self,
+        s: S,
+        start: usize,
+        pixels: usize,
+        channel: usize,
+        depth: usize,
+        more: bool,
+        scores: &mut [Scores],
+    ) -> S::V {
+        let next = 3 * self.channels;
+        let mut rows = [[0; LANES]; DEPTH / QUAD];
+        for (rows, channel) in
+            rows.as_chunks_mut::<4>().0.iter_mut().zip((channel..channel + depth).step_by(LANES))
+        {
+            let mut queries = [&[0; LANES]; LANES];
+            for (m, query) in queries.iter_mut().enumerate() {
+                let pixel = self.first + pixels.min(start + m + 1) - 1;
+                *query = array(self.qkv, pixel * next + channel);
+            }
+            for (row, v) in rows.iter_mut().zip(s.transpose(queries)) {
+                s.store(v, row);
+            }
+        }
+        let rows: &[Row] = bytemuck::cast_slice(&rows[..depth / QUAD]);
+        // What is added to the keys is taken away beforehand.
+        let mut begin = s.splat(0);
+        if <i8 as Factor>::offset::<S>() != 0 {
+            for row in rows {
+                begin = s.dot(begin, s.row(row), s.splat(0x0101_0101));
+            }
+            begin = s.mul(begin, s.splat(-<i8 as Factor>::offset::<S>()));
+        }
+        let keys = &self.qkv[self.channels + channel..];
+        let mut largest = s.splat(i32::MIN);
+        for (tile, scores) in scores.chunks_mut(TILE).enumerate() {
+            let mut sums = [[begin]; TILE];
+            let mut keys_of_tile = [&[][..]; TILE];
+            for (m, key) in keys_of_tile.iter_mut().enumerate() {
+                *key = &keys[(tile * TILE + m.min(scores.len() - 1)) * next..][..depth];
+            }
+            dots(s, keys_of_tile, [rows], &mut sums);
+            for (scores, sum) in scores.iter_mut().zip(sums) {
+                let sum = if more { s.add(sum[0], s.load(scores)) } else { sum[0] };
+                largest = s.max(largest, sum);
+                s.store(sum, scores);
+            }
+        }
+        largest
+    }
+
+    /// Turns the scores of all queries into weights less 2¹⁵, of 16 bits, those of two keys to a lane, and gives the sums of
+    /// the weights.
+    #[inline(always)]
+    fn weights<S: Lanes>(
+        &self,
+        s: S,
+        table: &S::Table,
+        largest: S::V,
+        scores: &mut [Scores],
+    ) -> [u32; QUERIES] {
+        let exponent = s.splat(self.exponent);
+        let mut totals = s.splat(0);
+        for pixel in (0..self.pixels).step_by(2) {
+            let last = pixel + 1 == self.pixels;
+            let mut z = [s.splat(0); 2];
+            for (k, z) in z.iter_mut().enumerate() {
+                let below = s.sub(largest, s.load(&scores[(pixel + k).min(self.pixels - 1)]));
+                *z = s.narrow(s.mul_long(below, exponent), self.exponent_shift);
+            }
+            let parts = [s.and(z[0], s.splat(0xffff)), s.and(z[1], s.splat(0xffff))];
+            let mut weights = s.interpolate(table, parts);
+            for (weight, z) in weights.iter_mut().zip(z) {
+                // Beyond 17 octaves nothing is left.
+                let octave = s.min(s.shift(z, s.splat(16)), s.splat(22));
+                let sum = s.add(*weight, s.splat(1 << (15 + 8)));
+                let half = s.shift(sum, s.add(octave, s.splat(7)));
+                *weight = s.shift(s.add(half, s.splat(1)), s.splat(1));
+            }
+            if last {
+                weights[1] = s.splat(0);
+            }
+            totals = s.add(totals, s.add(weights[0], weights[1]));
+            let signed = s.splat(1 << 15);
+            s.store(s.pair(s.sub(weights[0], signed), s.sub(weights[1], signed)), &mut scores[pixel / 2]);
+        }
+        let mut lanes = [0; LANES];
+        s.store(totals, &mut lanes);
+        let mut totals = [0; QUERIES];
+        totals.iter_mut().zip(lanes).for_each(|(total, lane)| *total = lane as u32);
+        totals
+    }
+
+    /// The mean values of a vector of channels, Q queries at once.
+    #[inline(always)]
+    fn means<S: Lanes, const Q: usize>(
+        &mut self,
+        s: S,
+        start: usize,
+        pixels: usize,
+        channel: usize,
+        totals: [u32; QUERIES],
+        weights: &[Scores],
+    ) {
+        /// Pixels whose products fit 32 bits.
+        const PIXELS: usize = 256;
+        let next = 3 * self.channels;
+        let values = &self.qkv[2 * self.channels + channel..];
+        for first in (0..QUERIES.min(pixels - start)).step_by(Q) {
+            let mut longs = [s.splat_long(0); Q];
+            for block in (0..self.pixels).step_by(PIXELS) {
+                let (mut sums, mut all) = ([s.splat(0); Q], s.splat(0));
+                for pixel in (block..self.pixels.min(block + PIXELS)).step_by(2) {
+                    let second = match pixel + 1 < self.pixels {
+                        true => s.load8(array(values, (pixel + 1) * next)),
+                        false => s.splat(0),
+                    };
+                    let values = s.pair(s.load8(array(values, pixel * next)), second);
+                    all = s.dot_pairs(all, values, s.splat(0x0001_0001));
+                    let weights: &[i32; Q] = array(&weights[pixel / 2], first);
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = s.dot_pairs(*sum, values, s.splat(*weights));
+                    }
+                }
+                let all = s.mul_long(all, s.splat(1 << 15));
+                for (long, sum) in longs.iter_mut().zip(sums) {
+                    *long = s.add_long(*long, s.add_long(all, s.mul_long(sum, s.splat(1))));
+                }
+            }
+            for (m, sum) in longs.into_iter().enumerate().take(pixels - start - first) {
+                let (bits, reciprocal) = reciprocal(totals[first + m]);
+                // The sum over 2^(bits - 23), below 2³⁰.
+                let sum = match bits {
+                    ..=23 => s.mul(s.narrow(sum, 0), s.splat(1 << (23 - bits))),
+                    _ => s.narrow(s.add_long(sum, s.splat_long(1 << (bits - 24))), bits as u32 - 23),
+                };
+                // The reciprocal may be 2³¹: half of it twice, and one.
+                let half = s.mul_long(sum, s.splat((reciprocal >> 1) as i32));
+                let odd = s.mul_long(sum, s.splat((reciprocal & 1) as i32));
+                let product = s.add_long(s.add_long(half, half), s.add_long(odd, s.splat_long(1 << 29)));
+                let mean = s.narrow(product, 30);
+                let y = s.add_long(s.mul_long(mean, s.splat(self.factor)), s.splat_long(self.bias));
+                let index = (start + first + m) * self.channels + channel;
+                self.y.store(s, s.narrow(y, self.shift), index, LANES);
+            }
+        }
+    }
+}
+
+/// Keys whose scores are summed at once.
+const TILE: usize = 8;
 
 /// The number of bits of a sum of weights, 16 to 32, and `2^(30 + bits)` over it, in [2³⁰, 2³¹].
 fn reciprocal(total: u32) -> (i64, i64) {
@@ -332,6 +368,7 @@ mod tests {
             let exponent = (f64::from(1 << 20) * 8.0 * std::f64::consts::LOG2_E).round() as i32;
             let attention = Attention {
                 qkv: &qkv,
+                pixels,
                 heads,
                 exponent,
                 exponent_shift: 20,
@@ -369,6 +406,7 @@ mod tests {
             let scores = &mut vec![0; QUERIES * qkv.len() / 3];
             let attention = Attention {
                 qkv,
+                pixels: qkv.len() / 3,
                 heads: 1,
                 exponent: i32::MAX,
                 exponent_shift: 16,
@@ -390,7 +428,9 @@ mod tests {
 
     #[test]
     fn every_processor_gives_the_same() {
-        for (of_head, heads, pixels) in [(16, 1, 16), (32, 2, 49), (16, 3, 300), (7, 2, 20), (64, 1, 513)] {
+        for (of_head, heads, pixels) in
+            [(16, 1, 16), (32, 2, 49), (16, 3, 300), (7, 2, 20), (64, 1, 513), (144, 1, 7)]
+        {
             let len = 3 * of_head * heads * pixels;
             for (case, qkv) in [narrow(0, len), ends(1, len), vec![-128; len]].iter().enumerate() {
                 for (exponent, exponent_shift) in [(3 << 20, 22), (1 << 10, 20), (i32::MAX, 24), (0, 30)] {
@@ -398,6 +438,7 @@ mod tests {
                     same(&begin, &std::format!("{of_head}, {heads}, {pixels}, {case}"), |y, cpu| {
                         let attention = Attention {
                             qkv,
+                            pixels,
                             heads,
                             exponent,
                             exponent_shift,

@@ -1,12 +1,11 @@
-use core::array::from_fn;
 use core::ops::Range;
 
 use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD, Wide};
 
-use super::{Values, ValuesMut, lanes, rows};
+use super::{Values, ValuesMut, lanes, load, rows};
 use crate::cpu::Cpu;
-use crate::simd::{Device, IntegerElement, IntegerKernel, Lanes, Vectors, dots, dots_part};
+use crate::simd::{Device, Factor, IntegerKernel, Lanes, Row, dots, dots_part};
 use crate::tiles::group;
 
 /// Convolution with stride 1, padded to the same size, and a residual:
@@ -35,38 +34,28 @@ pub struct Conv2d<'a> {
     pub residual: i32,
     /// The residual; `None` where y holds it.
     pub r: Option<Values<'a>>,
-    /// Memory for the rows of the input that a row of the output reads, aligned to 4 bytes.
+    /// Memory for the rows of the input that a row of the output reads, aligned to 4 bytes. With more of it more rows are
+    /// computed at once.
     pub scratch: &'a mut [u8],
     /// Output.
     pub y: ValuesMut<'a>,
-}
-
-/// An element of the input.
-trait Element: IntegerElement {
-    /// A zero point.
-    fn of(zero: i32) -> Self;
-}
-
-impl Element for i8 {
-    fn of(zero: i32) -> Self {
-        zero as Self
-    }
-}
-
-impl Element for i16 {
-    fn of(zero: i32) -> Self {
-        zero as Self
-    }
 }
 
 impl<'a> Conv2d<'a> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
         let Some(vectors) = cpu.isa().vectors() else { return self.words() };
-        match self.x {
-            Values::Narrow(x) => self.share(cpu, vectors, x),
-            Values::Wide(x) => self.share(cpu, vectors, x),
-        }
+        let Self { x, shape, kernel, panels, split, zeros, factors, bias, shift, residual, r, scratch, y } =
+            self;
+        let r = r.filter(|_| residual != 0);
+        let row = usize::from(shape.width) * bias.len().max(1);
+        let rows = usize::from(shape.height).div_ceil(cpu.threads());
+        let parts = y.chunks(rows * row).enumerate().map(|(index, y)| {
+            let first = index * rows;
+            let r = r.map(|r| r.slice(first * row..first * row + y.len()));
+            Part { x, shape, kernel, panels, split, zeros, factors, bias, shift, residual, r, first, y }
+        });
+        cpu.run_integers(vectors, parts, scratch);
     }
 
     /// For processors with nothing but general registers.
@@ -76,17 +65,6 @@ impl<'a> Conv2d<'a> {
             return rows::run(crate::simd::mve::Mve, self);
         }
         rows::run(Device, self);
-    }
-
-    /// A pixel of zero points.
-    fn beside<X: Element>(&mut self) -> &'a [X] {
-        let scratch = core::mem::take(&mut self.scratch);
-        let beside: &mut [X] = bytemuck::try_cast_slice_mut(scratch).unwrap_or_default();
-        let channels = self.shape.channels.into();
-        for (channel, x) in beside.iter_mut().enumerate().take(channels) {
-            *x = X::of(self.zeros[usize::from(channel >= self.split)]);
-        }
-        beside
     }
 
     /// The definition.
@@ -124,82 +102,255 @@ impl<'a> Conv2d<'a> {
     }
 }
 
-/// Some pixels of the output, computed on vectors.
-struct Part<'a, X> {
-    x: &'a [X],
+/// Some rows of the output, computed on vectors. The rows of the input that they read are first copied as factors, with what
+/// is outside the picture around them, so that whatever a row of the kernel reads of a pixel lies together.
+struct Part<'a> {
+    x: Values<'a>,
     shape: Shape,
     kernel: usize,
     panels: &'a [i8],
     split: usize,
+    zeros: [i32; 2],
     factors: [&'a [i32]; 2],
     bias: &'a [Wide],
     shift: u32,
     residual: i32,
     r: Option<Values<'a>>,
-    /// What is outside the picture.
-    beside: &'a [X],
-    /// The first of the pixels.
+    /// The first of the rows.
     first: usize,
     y: ValuesMut<'a>,
 }
 
-impl<'a> Conv2d<'a> {
-    /// Shares out the pixels.
-    fn share<X: Element>(mut self, cpu: &Cpu, vectors: Vectors, x: &'a [X]) {
-        let beside = self.beside();
-        let outs = self.bias.len().max(1);
-        let Self { shape, kernel, panels, split, factors, bias, shift, residual, r, y, .. } = self;
-        let r = r.filter(|_| residual != 0);
-        // Parts of whole tiles.
-        let part = shape.pixels().div_ceil(cpu.threads()).next_multiple_of(24);
-        let parts = y.chunks(part * outs).enumerate().map(|(index, y)| {
-            let first = index * part;
-            let r = r.map(|r| r.slice(first * outs..first * outs + y.len()));
-            Part { x, shape, kernel, panels, split, factors, bias, shift, residual, r, beside, first, y }
-        });
-        cpu.run_integers(vectors, parts, &mut []);
+impl IntegerKernel for Part<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S, scratch: &mut [u8]) {
+        match (self.x, S::BYTES) {
+            (Values::Narrow(x), Some(_)) => self.bands(s, x, scratch),
+            (Values::Narrow(x), None) => self.bands(s, x, numbers(scratch)),
+            (Values::Wide(x), _) => self.bands(s, x, numbers(scratch)),
+        }
     }
 }
 
-impl<X: Element> IntegerKernel for Part<'_, X> {
+/// Memory for numbers of 16 bits.
+fn numbers(scratch: &mut [u8]) -> &mut [i16] {
+    let whole = scratch.len() & !1;
+    bytemuck::try_cast_slice_mut(&mut scratch[..whole]).unwrap_or_default()
+}
+
+/// Rows of the input as factors.
+#[derive(Clone, Copy)]
+struct Band<'a, F> {
+    factors: &'a [F],
+    /// Factors of a row.
+    row: usize,
+    /// Factors of a pixel, whole quads.
+    channels: usize,
+    /// The first pixel of the output that is computed from them, of those of the part, and the one after the last.
+    pixels: [usize; 2],
+}
+
+impl Part<'_> {
+    /// Computes as many rows at once as the input's rows fit into the memory for them.
     #[inline(always)]
-    fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
-        let (outs, channels) = (self.bias.len(), usize::from(self.shape.channels));
-        let whole = if channels.is_multiple_of(QUAD) { outs / PANEL } else { 0 };
+    fn bands<S: Lanes, X: Copy + Into<i32>, F: Factor>(mut self, s: S, x: &[X], memory: &mut [F]) {
+        let (width, outs) = (usize::from(self.shape.width), self.bias.len());
+        let channels = usize::from(self.shape.channels).next_multiple_of(QUAD);
+        let row = (width + self.kernel - 1) * channels;
+        let rows = self.y.len() / (width * outs).max(1);
+        let most = (memory.len() / row).saturating_sub(self.kernel - 1).max(1);
+        let of_band = group(rows, most);
+        let mut start = 0;
+        while start < rows {
+            let end = rows.min(start + of_band);
+            for (place, factors) in
+                memory.chunks_exact_mut(row).take(end - start + self.kernel - 1).enumerate()
+            {
+                // Above the picture this wraps around, and is outside too.
+                let row = (self.first + start + place).wrapping_sub(self.kernel / 2);
+                self.factors::<S, X, F>(x, row, factors);
+            }
+            let band = Band { factors: memory, row, channels, pixels: [start * width, end * width] };
+            self.panels(s, band);
+            start = end;
+        }
+    }
+
+    /// A row of the input.
+    #[inline(always)]
+    fn factors<S: Lanes, X: Copy + Into<i32>, F: Factor>(&self, x: &[X], row: usize, factors: &mut [F]) {
+        let channels = usize::from(self.shape.channels);
+        let padded = channels.next_multiple_of(QUAD);
+        let of_row = usize::from(self.shape.width) * channels;
+        let outside = |factors: &mut [F]| {
+            for factors in factors.chunks_exact_mut(padded) {
+                let (first, second) = factors.split_at_mut(self.split);
+                first.fill(F::of::<S>(self.zeros[0]));
+                second.fill(F::of::<S>(self.zeros[1]));
+            }
+        };
+        if row >= usize::from(self.shape.height) {
+            return outside(factors);
+        }
+        let beside = self.kernel / 2 * padded;
+        outside(&mut factors[..beside]);
+        let end = factors.len() - beside;
+        outside(&mut factors[end..]);
+        let (x, factors) = (&x[row * of_row..][..of_row], &mut factors[beside..end]);
+        if padded == channels {
+            for (factor, &x) in factors.iter_mut().zip(x) {
+                *factor = F::of::<S>(x.into());
+            }
+        } else {
+            for (factors, x) in factors.chunks_exact_mut(padded).zip(x.chunks_exact(channels)) {
+                for (factor, &x) in factors.iter_mut().zip(x) {
+                    *factor = F::of::<S>(x.into());
+                }
+                // Of no consequence: these weights are zero.
+                factors[channels..].fill(F::of::<S>(0));
+            }
+        }
+    }
+
+    /// All output channels of some rows.
+    #[inline(always)]
+    fn panels<S: Lanes, F: Factor>(&mut self, s: S, band: Band<'_, F>) {
+        let whole = self.bias.len() / PANEL;
         let mut panel = 0;
         while panel < whole {
             let panels = group(whole - panel, S::TILE[1]);
-            match S::TILE[0] * 4 + panels {
-                35 => self.tiles::<S, 8, 3>(s, panel, true),
-                34 => self.tiles::<S, 8, 2>(s, panel, true),
-                33 => self.tiles::<S, 8, 1>(s, panel, true),
-                _ => self.tiles::<S, 4, 1>(s, panel, true),
+            match (S::TILE[0], panels) {
+                (8, 4) => self.tiles::<S, F, 6, 4>(s, band, panel, true),
+                (8, 3) => self.tiles::<S, F, 8, 3>(s, band, panel, true),
+                (8, 2) => self.tiles::<S, F, 8, 2>(s, band, panel, true),
+                (8, _) => self.tiles::<S, F, 8, 1>(s, band, panel, true),
+                (6, _) => self.tiles::<S, F, 6, 1>(s, band, panel, true),
+                _ => self.tiles::<S, F, 4, 1>(s, band, panel, true),
             }
             panel += panels;
         }
-        // Panels of fewer output channels, and channels that fill no quad.
-        for panel in panel..outs.div_ceil(PANEL) {
+        if !self.bias.len().is_multiple_of(PANEL) {
             match S::TILE[0] {
-                8 => self.tiles::<S, 8, 1>(s, panel, false),
-                _ => self.tiles::<S, 4, 1>(s, panel, false),
+                8 => self.tiles::<S, F, 8, 1>(s, band, panel, false),
+                6 => self.tiles::<S, F, 6, 1>(s, band, panel, false),
+                _ => self.tiles::<S, F, 4, 1>(s, band, panel, false),
             }
         }
     }
-}
 
-impl<X: Element> Part<'_, X> {
-    /// All pixels by N panels, M pixels at once.
+    /// The rows of the weights, and the factors of each pixel, that a row of the kernel reads of a part, in as many pieces as
+    /// they lie in.
     #[inline(always)]
-    fn tiles<S: Lanes, const M: usize, const N: usize>(&mut self, s: S, panel: usize, whole: bool) {
-        let (channels, outs) = (usize::from(self.shape.channels), self.bias.len());
-        let parts = [0..self.split, self.split..channels];
-        for pixel in (0..self.y.len() / outs.max(1)).step_by(M) {
-            let mut sums = [[[s.splat(0); N]; M]; 2];
-            for (sums, part) in sums.iter_mut().zip(&parts).filter(|(_, part)| !part.is_empty()) {
-                self.sums(s, pixel, panel, part.clone(), whole, sums);
-            }
-            self.store(s, pixel, panel, &sums);
+    fn pieces<F: Factor>(&self, part: &Range<usize>, band: Band<'_, F>) -> impl Iterator<Item = [usize; 3]> {
+        let quads = band.channels / QUAD;
+        let all = part.len() == band.channels;
+        let (of_row, length) =
+            if all { (1, self.kernel * quads) } else { (self.kernel, part.len().div_ceil(QUAD)) };
+        let (kernel, first, row, channels) = (self.kernel, part.start, band.row, band.channels);
+        (0..kernel).flat_map(move |down| {
+            (0..of_row).map(move |right| {
+                let rows = (down * kernel + right) * quads + first / QUAD;
+                [rows, length, down * row + right * channels + first]
+            })
+        })
+    }
+
+    /// All pixels of a band by N panels, M pixels at once; or by one panel of fewer output channels.
+    #[inline(always)]
+    fn tiles<S: Lanes, F: Factor, const M: usize, const N: usize>(
+        &mut self,
+        s: S,
+        band: Band<'_, F>,
+        panel: usize,
+        whole: bool,
+    ) {
+        let rows = self.kernel * self.kernel * band.channels / QUAD;
+        let width = if whole { PANEL } else { self.bias.len() - panel * PANEL };
+        let (quads, _) = self.panels.as_chunks();
+        let mut panels: [&[[i8; QUAD]]; N] = [&[]; N];
+        for (n, quads_of_panel) in panels.iter_mut().enumerate() {
+            *quads_of_panel = &quads[(panel + n) * PANEL * rows..][..width * rows];
         }
+        let two_parts = !self.factors[1].is_empty();
+        let split = if two_parts { self.split } else { band.channels };
+        let parts = [0..split, split..band.channels];
+
+        // What is added to the factors is taken away from the sums beforehand.
+        let mut begin = [[s.splat(0); N]; 2];
+        if F::offset::<S>() != 0 {
+            let ones = s.splat(0x0101_0101);
+            for (begin, part) in begin.iter_mut().zip(&parts) {
+                for (begin, panel) in begin.iter_mut().zip(panels) {
+                    for [first, length, _] in self.pieces(part, band) {
+                        for row in panel[first * width..(first + length) * width].chunks_exact(width) {
+                            *begin = s.dot(*begin, s.row_part(row), ones);
+                        }
+                    }
+                    *begin = s.mul(*begin, s.splat(-F::offset::<S>()));
+                }
+            }
+        }
+
+        for pixel in (band.pixels[0]..band.pixels[1]).step_by(M) {
+            let places = self.places::<F, M>(band, pixel);
+            let mut first = [begin[0]; M];
+            self.sums(s, band, places, panels, width, &parts[0], &mut first);
+            let mut second = first;
+            if two_parts {
+                second = [begin[1]; M];
+                self.sums(s, band, places, panels, width, &parts[1], &mut second);
+            }
+            self.store(s, pixel, band.pixels[1], panel, [&first, &second]);
+        }
+    }
+
+    /// Adds the products of a tile, over the channels of a part.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "what is the same for all tiles, and what is not")]
+    fn sums<S: Lanes, F: Factor, const M: usize, const N: usize>(
+        &self,
+        s: S,
+        band: Band<'_, F>,
+        places: [usize; M],
+        panels: [&[[i8; QUAD]]; N],
+        width: usize,
+        part: &Range<usize>,
+        sums: &mut [[S::V; N]; M],
+    ) {
+        for [first, length, skip] in self.pieces(part, band) {
+            let mut pixels: [&[F]; M] = [&[]; M];
+            for (pixel, place) in pixels.iter_mut().zip(places) {
+                *pixel = &band.factors[place + skip..][..length * QUAD];
+            }
+            if width < PANEL {
+                dots_part(s, pixels, &panels[0][first * width..(first + length) * width], width, sums);
+                continue;
+            }
+            let mut rows: [&[Row]; N] = [&[]; N];
+            for (rows, panel) in rows.iter_mut().zip(panels) {
+                *rows = panel[first * PANEL..(first + length) * PANEL].as_chunks().0;
+            }
+            dots(s, pixels, rows, sums);
+        }
+    }
+
+    /// Where the factors of M pixels begin. Pixels after the last one repeat it, and are not stored.
+    #[inline(always)]
+    fn places<F: Factor, const M: usize>(&self, band: Band<'_, F>, pixel: usize) -> [usize; M] {
+        let width = usize::from(self.shape.width);
+        let mut places = [0; M];
+        let place = pixel - band.pixels[0];
+        let (mut row, mut column) = (place / width, place % width);
+        for (m, place) in places.iter_mut().enumerate() {
+            *place = row * band.row + column * band.channels;
+            if pixel + m + 1 < band.pixels[1] {
+                column += 1;
+                if column == width {
+                    (row, column) = (row + 1, 0);
+                }
+            }
+        }
+        places
     }
 
     /// Rescales the sums of a tile.
@@ -208,92 +359,32 @@ impl<X: Element> Part<'_, X> {
         &mut self,
         s: S,
         pixel: usize,
+        end: usize,
         panel: usize,
-        sums: &[[[S::V; N]; M]; 2],
+        sums: [&[[S::V; N]; M]; 2],
     ) {
         let outs = self.bias.len();
-        let pixels = M.min(self.y.len() / outs - pixel);
         let residual = s.splat(self.residual);
         for n in 0..N {
             let out = (panel + n) * PANEL;
             let width = PANEL.min(outs - out);
             let bias = s.load_long(&lanes(&self.bias[out..out + width]));
-            let factors =
-                self.factors.map(|factors| s.load(&lanes(factors.get(out..out + width).unwrap_or_default())));
-            for (m, (first, second)) in sums[0].iter().zip(&sums[1]).take(pixels).enumerate() {
+            let first_factors = s.load(&lanes(&self.factors[0][out..out + width]));
+            let second_factors = match self.factors[1] {
+                [] => s.splat(0),
+                factors => s.load(&lanes(&factors[out..out + width])),
+            };
+            for (m, (first, second)) in sums[0].iter().zip(sums[1]).take(end - pixel).enumerate() {
                 let index = (pixel + m) * outs + out;
-                let mut sum = s.add_long(bias, s.mul_long(first[n], factors[0]));
+                let mut sum = s.add_long(bias, s.mul_long(first[n], first_factors));
                 if !self.factors[1].is_empty() {
-                    sum = s.add_long(sum, s.mul_long(second[n], factors[1]));
+                    sum = s.add_long(sum, s.mul_long(second[n], second_factors));
                 }
                 if self.residual != 0 {
-                    let r = match self.r {
-                        Some(r) => r.load(s, index, width),
-                        None => self.y.values().load(s, index, width),
-                    };
+                    let r = load(s, self.r, &self.y, index, width);
                     sum = s.add_long(sum, s.mul_long(r, residual));
                 }
                 self.y.store(s, s.narrow(sum, self.shift), index, width);
-            }
-        }
-    }
-
-    /// Adds the products of a tile, over a range of channels: with whole panels, or with anything.
-    #[inline(always)]
-    fn sums<S: Lanes, const M: usize, const N: usize>(
-        &self,
-        s: S,
-        pixel: usize,
-        panel: usize,
-        part: Range<usize>,
-        whole: bool,
-        sums: &mut [[S::V; N]; M],
-    ) {
-        let Self { x, shape, kernel, bias, beside, .. } = *self;
-        let (channels, height, width) =
-            (usize::from(shape.channels), usize::from(shape.height), usize::from(shape.width));
-        let (taps, quads) = (kernel * kernel, channels.div_ceil(QUAD));
-        // Pixels after the last one repeat it, and are not stored.
-        let last = self.y.len() / bias.len() - 1;
-        let places: [[usize; 2]; M] = from_fn(|m| {
-            let place = self.first + last.min(pixel + m);
-            [place / width, place % width]
-        });
-        let of_tap = |tap: usize| -> [&[X]; M] {
-            let (down, right) = (tap / kernel, tap % kernel);
-            places.map(|[row, column]| {
-                // Before the first row and column this wraps around, and is outside the picture too.
-                let row = (row + down).wrapping_sub(kernel / 2);
-                let column = (column + right).wrapping_sub(kernel / 2);
-                let pixel = match row < height && column < width {
-                    true => &x[(row * width + column) * channels..][..channels],
-                    false => beside,
-                };
-                &pixel[part.clone()]
-            })
-        };
-        if X::offset::<S>() != 0 {
-            // What the factors without sign add is taken away beforehand.
-            let mut totals = [0i32; M];
-            for tap in 0..taps {
-                for (total, pixel) in totals.iter_mut().zip(of_tap(tap)) {
-                    *total = total.wrapping_add(X::total(s, pixel));
-                }
-            }
-            *sums = totals.map(|total| [s.splat(total.wrapping_mul(-X::offset::<S>())); N]);
-        }
-        let first = panel * PANEL;
-        let of_panel = PANEL.min(bias.len() - first);
-        let bytes = taps * quads * QUAD;
-        let panels: [&[i8]; N] = from_fn(|n| &self.panels[(first + n * PANEL) * bytes..][..of_panel * bytes]);
-        let rows = part.start / QUAD..part.end.div_ceil(QUAD);
-        for tap in 0..taps {
-            let (pixels, rows) = (of_tap(tap), tap * quads + rows.start..tap * quads + rows.end);
-            if whole {
-                dots(s, pixels, panels.map(|panel| &panel.as_chunks().0[rows.clone()]), sums);
-            } else {
-                let width = of_panel * QUAD;
-                dots_part(s, pixels, &panels[0][rows.start * width..rows.end * width], width, sums);
             }
         }
     }

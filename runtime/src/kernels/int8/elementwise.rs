@@ -1,7 +1,7 @@
 use traflow_graph::quant::{AFFINE_BITS, TABLE};
 
-use super::group_norm::BIAS;
-use super::{Values, ValuesMut, copy};
+use super::group_norm::Affine;
+use super::{Values, ValuesMut, copy, load};
 use crate::cpu::Cpu;
 use crate::simd::{IntegerKernel, LANES, Lanes};
 
@@ -289,20 +289,17 @@ impl IntegerKernel for Silu<'_> {
     fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
         let Some(table) = self.table.first_chunk() else { return };
         let (table, places) = (s.table(table), silu_shift(&self.y));
-        let (factor, bias) = (s.splat(self.factor), s.splat_long(self.bias.clamp(-BIAS, BIAS)));
+        let affine = Affine::load(s, &[[self.factor.into(), self.bias]; LANES]);
         let len = self.y.len();
-        for first in (0..len).step_by(2 * LANES) {
-            let both = [first, len.min(first + LANES)].map(|index| (index, LANES.min(len - index)));
-            let sums = both.map(|(index, width)| {
-                let q = match self.x {
-                    Some(x) => x.load(s, index, width),
-                    None => self.y.values().load(s, index, width),
-                };
-                s.narrow(s.add_long(bias, s.mul_long(q, factor)), AFFINE_BITS)
-            });
-            for (sum, (index, width)) in s.interpolate(&table, sums).into_iter().zip(both) {
-                self.y.store(s, s.round(sum, places), index, width);
-            }
+        for index in (0..len).step_by(2 * LANES) {
+            // The second vector may be empty.
+            let next = len.min(index + LANES);
+            let widths = [LANES.min(len - index), LANES.min(len - next)];
+            let first = affine.of(s, load(s, self.x, &self.y, index, widths[0]));
+            let second = affine.of(s, load(s, self.x, &self.y, next, widths[1]));
+            let [first, second] = s.interpolate(&table, [first, second]);
+            self.y.store(s, s.round(first, places), index, widths[0]);
+            self.y.store(s, s.round(second, places), next, widths[1]);
         }
     }
 }
@@ -310,15 +307,12 @@ impl IntegerKernel for Silu<'_> {
 impl IntegerKernel for Add<'_> {
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
-        let (factors, bias) = (self.factors.map(|factor| s.splat(factor)), s.splat_long(self.bias));
+        let (factors, bias) = ([s.splat(self.factors[0]), s.splat(self.factors[1])], s.splat_long(self.bias));
         let period = self.b.len().max(1);
         for row in (0..self.y.len()).step_by(period) {
             for first in (0..period).step_by(LANES) {
                 let (index, width) = (row + first, LANES.min(period - first));
-                let a = match self.a {
-                    Some(a) => a.load(s, index, width),
-                    None => self.y.values().load(s, index, width),
-                };
+                let a = load(s, self.a, &self.y, index, width);
                 let b = s.mul_long(self.b.load(s, first, width), factors[1]);
                 let sum = s.add_long(s.add_long(bias, b), s.mul_long(a, factors[0]));
                 self.y.store(s, s.narrow(sum, self.shift), index, width);
@@ -332,7 +326,7 @@ impl IntegerKernel for Step<'_> {
     fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
         let (factor, half) = (s.splat(self.factor), s.splat_long(1 << (self.shift - 1)));
         // Further steps leave the range as well.
-        let [least, most] = [-(1 << 17), 1 << 17].map(|end| s.splat(end));
+        let (least, most) = (s.splat(-(1 << 17)), s.splat(1 << 17));
         for index in (0..self.x.len()).step_by(LANES) {
             let width = LANES.min(self.x.len() - index);
             let u = s.mul_long(self.u.load(s, index, width), factor);
@@ -385,10 +379,11 @@ impl IntegerKernel for Downsample<'_> {
             let corner = pixel / self.width * 2 * wide + pixel % self.width * 2 * channels;
             for channel in (0..channels).step_by(LANES) {
                 let width = LANES.min(channels - channel);
-                let at = |offset: usize| self.x.load(s, corner + channel + offset, width);
-                let above = s.add(at(0), at(channels));
-                let below = s.add(at(wide), at(wide + channels));
-                let sum = s.add_long(bias, s.mul_long(s.add(above, below), factor));
+                let mut square = s.splat(0);
+                for offset in [0, channels, wide, wide + channels] {
+                    square = s.add(square, self.x.load(s, corner + channel + offset, width));
+                }
+                let sum = s.add_long(bias, s.mul_long(square, factor));
                 self.y.store(s, s.narrow(sum, self.shift), pixel * channels + channel, width);
             }
         }

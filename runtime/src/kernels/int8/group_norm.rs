@@ -1,9 +1,9 @@
 use core::ops::Range;
 
-use traflow_graph::quant::{AFFINE_BITS, FACTOR, QUAD, TABLE, Wide, long, wide};
+use traflow_graph::quant::{AFFINE_BITS, FACTOR, QUAD, TABLE, Wide, long};
 
 use super::elementwise::{silu, silu_shift};
-use super::{Values, ValuesMut, copy, reciprocal, scale};
+use super::{Values, ValuesMut, copy, load, reciprocal, scale};
 use crate::cpu::Cpu;
 use crate::simd::dot::{Channel, Dot};
 use crate::simd::{Device, IntegerKernel, LANES, Lanes};
@@ -130,6 +130,45 @@ impl Normal {
 /// A larger bias of a channel gives the same results as this one: an end of the range, whatever the input. Smaller ones
 /// give sums that fit 32 bits when they have been shifted.
 pub(super) const BIAS: i64 = (1 << 45) + (1 << 32);
+
+/// What gives ⌊(q · factor + bias) / 2¹⁶⌋ of 16 bits' q with numbers of 32 bits alone, a factor and a bias to each lane: a
+/// factor of at most 2³⁰ is `upper · 2¹⁶ + lower`, both of 16 bits, and so is a bias.
+#[derive(Clone, Copy)]
+pub(super) struct Affine<V> {
+    upper: V,
+    lower: V,
+    upper_bias: V,
+    lower_bias: V,
+}
+
+impl<V: Copy> Affine<V> {
+    /// Of factors and biases; the lanes after them give zeros.
+    #[inline(always)]
+    pub(super) fn load<S: Lanes<V = V>>(s: S, affine: &[[i64; 2]]) -> Self {
+        let (mut factors, mut biases) = ([[0; LANES]; 2], [[0; LANES]; 2]);
+        for (lane, &[factor, bias]) in affine.iter().enumerate().take(LANES) {
+            let (lower, bias) = (factor as i16, bias.clamp(-BIAS, BIAS));
+            // Pairs of which the second is zero.
+            factors[0][lane] = i32::from(((factor - i64::from(lower)) >> 16) as u16);
+            factors[1][lane] = i32::from(lower as u16);
+            biases[0][lane] = (bias >> 16) as i32;
+            biases[1][lane] = (bias & 0xffff) as i32;
+        }
+        Self {
+            upper: s.load(&factors[0]),
+            lower: s.load(&factors[1]),
+            upper_bias: s.load(&biases[0]),
+            lower_bias: s.load(&biases[1]),
+        }
+    }
+
+    /// The numbers.
+    #[inline(always)]
+    pub(super) fn of<S: Lanes<V = V>>(&self, s: S, q: V) -> V {
+        let lower = s.floor(s.dot_pairs(self.lower_bias, q, self.lower), AFFINE_BITS);
+        s.add(s.dot_pairs(self.upper_bias, q, self.upper), lower)
+    }
+}
 
 impl GroupNorm<'_> {
     /// Computes it.
@@ -279,17 +318,24 @@ impl Moments<'_> {
     fn narrow<S: Lanes, const N: usize>(&mut self, s: S, channel: usize, width: usize) -> usize {
         /// Pixels whose squares fit 32 bits.
         const PIXELS: usize = 1 << 16;
-        let pixels = self.x.len() / self.channels;
+        let Values::Narrow(x) = self.x else { return width };
         let of_part = &mut self.sums[channel..channel + width.max(N * width)];
         of_part.fill([0; 2]);
-        for start in (0..pixels).step_by(PIXELS) {
+        let ones = s.splat(0x0001_0001);
+        for x in x.chunks(PIXELS * self.channels) {
             let mut sums = [[s.splat(0); 2]; N];
-            for pixel in start..pixels.min(start + PIXELS) {
-                let index = pixel * self.channels + self.first + channel;
+            // Two pixels at once.
+            for x in x.chunks(2 * self.channels) {
                 for (n, [sum, squares]) in sums.iter_mut().enumerate() {
-                    let q = self.x.load(s, index + n * LANES, width);
-                    *sum = s.add(*sum, q);
-                    *squares = s.add(*squares, s.mul(q, q));
+                    let first = self.first + channel + n * LANES;
+                    let x0 = Values::Narrow(x).load(s, first, width);
+                    let x1 = match x.len() > self.channels {
+                        true => Values::Narrow(x).load(s, first + self.channels, width),
+                        false => s.splat(0),
+                    };
+                    let q = s.pair(x0, x1);
+                    *sum = s.dot_pairs(*sum, q, ones);
+                    *squares = s.dot_pairs(*squares, q, q);
                 }
             }
             for (of_part, sums) in of_part.chunks_mut(LANES).zip(sums) {
@@ -362,29 +408,24 @@ impl Normalise<'_> {
         width: usize,
     ) {
         let channels = self.affine.len();
-        let mut affine = [[0; 2]; LANES];
-        affine[..width].copy_from_slice(&self.affine[channel..channel + width]);
-        let factor = s.load(&affine.map(|[factor, _]| factor as i32));
-        let bias = s.load_long(&affine.map(|[_, bias]| wide(bias.clamp(-BIAS, BIAS))));
-        let at = |x: Option<Values<'_>>, y: &ValuesMut<'_>, index: usize| {
-            let q = x.map_or_else(|| y.values().load(s, index, width), |x| x.load(s, index, width));
-            s.narrow(s.add_long(bias, s.mul_long(q, factor)), AFFINE_BITS)
-        };
+        let affine = Affine::load(s, &self.affine[channel..channel + width]);
         let Some(table) = table else {
             for pixel in pixels {
                 let index = pixel * channels + channel;
-                self.y.store(s, at(self.x, &self.y, index), index, width);
+                let q = load(s, self.x, &self.y, index, width);
+                self.y.store(s, affine.of(s, q), index, width);
             }
             return;
         };
         let places = silu_shift(&self.y);
         for pixel in pixels.clone().step_by(2) {
             // The second of two may be the first once more.
-            let both = [pixel, (pixel + 1).min(pixels.end - 1)].map(|pixel| pixel * channels + channel);
-            let sums = both.map(|index| at(self.x, &self.y, index));
-            for (sum, index) in s.interpolate(table, sums).into_iter().zip(both) {
-                self.y.store(s, s.round(sum, places), index, width);
-            }
+            let both = [pixel * channels + channel, (pixel + 1).min(pixels.end - 1) * channels + channel];
+            let first = affine.of(s, load(s, self.x, &self.y, both[0], width));
+            let second = affine.of(s, load(s, self.x, &self.y, both[1], width));
+            let [first, second] = s.interpolate(table, [first, second]);
+            self.y.store(s, s.round(first, places), both[0], width);
+            self.y.store(s, s.round(second, places), both[1], width);
         }
     }
 }
@@ -397,6 +438,7 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
     use traflow_graph::noise::Noise;
+    use traflow_graph::quant::wide;
 
     #[test]
     fn divisions_of_32_bits_are_exact() {

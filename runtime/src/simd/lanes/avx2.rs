@@ -2,10 +2,10 @@
 
 use core::arch::x86_64::*;
 
-use traflow_graph::quant::{QUAD, TABLE, Wide};
+use traflow_graph::quant::{TABLE, Wide};
 
 use super::super::avx2::{Avx2, AvxVnni};
-use super::{LANES, Lanes, Row};
+use super::{LANES, Lanes, Row, each};
 
 /// An intrinsic that reads and writes no more than the arrays that its arguments point to.
 macro_rules! intrinsic {
@@ -24,11 +24,7 @@ macro_rules! common {
         type V = V;
         // The even lanes of both, then the odd ones.
         type Long = [V; 2];
-        type Pairs = V;
         type Table = [i16; TABLE];
-        // Eight sums, four vectors of weights, and two of numbers.
-        const TILE: [usize; 2] = [4, 1];
-
         #[inline(always)]
         fn splat(self, x: i32) -> V {
             [intrinsic!(_mm256_set1_epi32(x)); 2]
@@ -42,13 +38,18 @@ macro_rules! common {
 
         #[inline(always)]
         fn load16(self, x: &[i16; LANES]) -> V {
-            [0, 8]
-                .map(|first| intrinsic!(_mm256_cvtepi16_epi32(_mm_loadu_si128(x.as_ptr().add(first).cast()))))
+            each!(first in [0, 8] =>
+                intrinsic!(_mm256_cvtepi16_epi32(_mm_loadu_si128(x.as_ptr().add(first).cast()))))
         }
 
         #[inline(always)]
         fn load(self, x: &[i32; LANES]) -> V {
-            [0, 8].map(|first| intrinsic!(_mm256_loadu_si256(x.as_ptr().add(first).cast())))
+            each!(first in [0, 8] => intrinsic!(_mm256_loadu_si256(x.as_ptr().add(first).cast())))
+        }
+
+        #[inline(always)]
+        fn row(self, row: &Row) -> V {
+            each!(first in [0, 8] => intrinsic!(_mm256_loadu_si256(row.as_ptr().add(first).cast())))
         }
 
         #[inline(always)]
@@ -72,43 +73,48 @@ macro_rules! common {
 
         #[inline(always)]
         fn add(self, a: V, b: V) -> V {
-            [0, 1].map(|i| intrinsic!(_mm256_add_epi32(a[i], b[i])))
+            each!(i in 2 => intrinsic!(_mm256_add_epi32(a[i], b[i])))
         }
 
         #[inline(always)]
         fn sub(self, a: V, b: V) -> V {
-            [0, 1].map(|i| intrinsic!(_mm256_sub_epi32(a[i], b[i])))
+            each!(i in 2 => intrinsic!(_mm256_sub_epi32(a[i], b[i])))
         }
 
         #[inline(always)]
         fn mul(self, a: V, b: V) -> V {
-            [0, 1].map(|i| intrinsic!(_mm256_mullo_epi32(a[i], b[i])))
+            each!(i in 2 => intrinsic!(_mm256_mullo_epi32(a[i], b[i])))
         }
 
         #[inline(always)]
         fn max(self, a: V, b: V) -> V {
-            [0, 1].map(|i| intrinsic!(_mm256_max_epi32(a[i], b[i])))
+            each!(i in 2 => intrinsic!(_mm256_max_epi32(a[i], b[i])))
         }
 
         #[inline(always)]
         fn min(self, a: V, b: V) -> V {
-            [0, 1].map(|i| intrinsic!(_mm256_min_epi32(a[i], b[i])))
+            each!(i in 2 => intrinsic!(_mm256_min_epi32(a[i], b[i])))
         }
 
         #[inline(always)]
         fn and(self, a: V, b: V) -> V {
-            [0, 1].map(|i| intrinsic!(_mm256_and_si256(a[i], b[i])))
+            each!(i in 2 => intrinsic!(_mm256_and_si256(a[i], b[i])))
+        }
+
+        #[inline(always)]
+        fn xor(self, a: V, b: V) -> V {
+            each!(i in 2 => intrinsic!(_mm256_xor_si256(a[i], b[i])))
         }
 
         #[inline(always)]
         fn shift(self, a: V, b: V) -> V {
-            [0, 1].map(|i| intrinsic!(_mm256_srlv_epi32(a[i], b[i])))
+            each!(i in 2 => intrinsic!(_mm256_srlv_epi32(a[i], b[i])))
         }
 
         #[inline(always)]
-        fn round(self, a: V, places: u32) -> V {
+        fn floor(self, a: V, places: u32) -> V {
             let count = intrinsic!(_mm_cvtsi32_si128(places as i32));
-            self.add(a, self.splat(1 << (places - 1))).map(|a| intrinsic!(_mm256_sra_epi32(a, count)))
+            each!(i in 2 => intrinsic!(_mm256_sra_epi32(a[i], count)))
         }
 
         #[inline(always)]
@@ -118,12 +124,13 @@ macro_rules! common {
 
         #[inline(always)]
         fn load_long(self, x: &[Wide; LANES]) -> [V; 2] {
-            let [a, b, c, d] =
-                [0, 4, 8, 12].map(|first| intrinsic!(_mm256_loadu_si256(x.as_ptr().add(first).cast())));
-            let order = |v| intrinsic!(_mm256_permute4x64_epi64::<0b11_01_10_00>(v));
+            let x = each!(first in [0, 4, 8, 12] =>
+                intrinsic!(_mm256_loadu_si256(x.as_ptr().add(first).cast())));
+            let even = each!(i in [0, 2] => intrinsic!(_mm256_unpacklo_epi64(x[i], x[i + 1])));
+            let odd = each!(i in [0, 2] => intrinsic!(_mm256_unpackhi_epi64(x[i], x[i + 1])));
             [
-                [(a, b), (c, d)].map(|(a, b)| order(intrinsic!(_mm256_unpacklo_epi64(a, b)))),
-                [(a, b), (c, d)].map(|(a, b)| order(intrinsic!(_mm256_unpackhi_epi64(a, b)))),
+                each!(i in 2 => intrinsic!(_mm256_permute4x64_epi64::<0b11_01_10_00>(even[i]))),
+                each!(i in 2 => intrinsic!(_mm256_permute4x64_epi64::<0b11_01_10_00>(odd[i]))),
             ]
         }
 
@@ -141,15 +148,16 @@ macro_rules! common {
 
         #[inline(always)]
         fn add_long(self, a: [V; 2], b: [V; 2]) -> [V; 2] {
-            [0, 1].map(|k| [0, 1].map(|i| intrinsic!(_mm256_add_epi64(a[k][i], b[k][i]))))
+            each!(k in 2 => each!(i in 2 => intrinsic!(_mm256_add_epi64(a[k][i], b[k][i]))))
         }
 
         #[inline(always)]
         fn mul_long(self, a: V, b: V) -> [V; 2] {
-            let [odd_a, odd_b] = [a, b].map(|v| v.map(|v| intrinsic!(_mm256_srli_epi64::<32>(v))));
+            let odd_a = each!(i in 2 => intrinsic!(_mm256_srli_epi64::<32>(a[i])));
+            let odd_b = each!(i in 2 => intrinsic!(_mm256_srli_epi64::<32>(b[i])));
             [
-                [0, 1].map(|i| intrinsic!(_mm256_mul_epi32(a[i], b[i]))),
-                [0, 1].map(|i| intrinsic!(_mm256_mul_epi32(odd_a[i], odd_b[i]))),
+                each!(i in 2 => intrinsic!(_mm256_mul_epi32(a[i], b[i]))),
+                each!(i in 2 => intrinsic!(_mm256_mul_epi32(odd_a[i], odd_b[i]))),
             ]
         }
 
@@ -159,35 +167,38 @@ macro_rules! common {
             let count = intrinsic!(_mm_cvtsi32_si128(shift as i32));
             let least = intrinsic!(_mm256_set1_epi64x(i64::MIN));
             let after = intrinsic!(_mm256_srl_epi64(least, count));
-            let [even, odd] = a.map(|a| {
-                a.map(|a| {
-                    intrinsic!(_mm256_sub_epi64(_mm256_srl_epi64(_mm256_xor_si256(a, least), count), after))
-                })
-            });
-            [0, 1].map(|i| {
+            let [even, odd] = each!(k in 2 => each!(i in 2 => {
+                let shifted = intrinsic!(_mm256_srl_epi64(_mm256_xor_si256(a[k][i], least), count));
+                intrinsic!(_mm256_sub_epi64(shifted, after))
+            }));
+            each!(i in 2 => {
                 let odd = intrinsic!(_mm256_slli_epi64::<32>(odd[i]));
                 intrinsic!(_mm256_blend_epi32::<0b1010_1010>(even[i], odd))
             })
         }
 
         #[inline(always)]
-        fn pair8(self, a: &[i8; LANES], b: &[i8; LANES]) -> V {
-            let (a, b) = (self.load8(a), self.load8(b));
-            [0, 1].map(|i| {
+        fn pair(self, a: V, b: V) -> V {
+            each!(i in 2 => {
                 let b = intrinsic!(_mm256_slli_epi32::<16>(b[i]));
                 intrinsic!(_mm256_blend_epi16::<0b1010_1010>(a[i], b))
             })
         }
 
         #[inline(always)]
-        fn pairs(self, row: &Row) -> [V; 2] {
-            pairs(load_row(row))
-        }
-
-        #[inline(always)]
-        fn dot_pairs(self, sum: V, a: V, [x, y]: [i16; 2]) -> V {
-            let x = self.splat(i32::from(x as u16) | i32::from(y) << 16);
-            self.add(sum, madd(a, x))
+        fn pairs(self, row: V) -> [V; 2] {
+            // Into the upper bytes; a shift brings the sign down.
+            let first = intrinsic!(_mm256_broadcastsi128_si256(_mm_setr_epi32(
+                0x0180_0080,
+                0x0580_0480,
+                0x0980_0880,
+                0x0d80_0c80,
+            )));
+            let second = intrinsic!(_mm256_add_epi32(first, _mm256_set1_epi32(0x0200_0200)));
+            [
+                each!(i in 2 => intrinsic!(_mm256_srai_epi16::<8>(_mm256_shuffle_epi8(row[i], first)))),
+                each!(i in 2 => intrinsic!(_mm256_srai_epi16::<8>(_mm256_shuffle_epi8(row[i], second)))),
+            ]
         }
 
         #[inline(always)]
@@ -197,19 +208,17 @@ macro_rules! common {
 
         #[inline(always)]
         fn interpolate(self, table: &[i16; TABLE], p: [V; 2]) -> [V; 2] {
-            p.map(|p| {
-                p.map(|p| {
-                    let p = intrinsic!(_mm256_min_epi32(p, _mm256_set1_epi32(65535)));
-                    let p = intrinsic!(_mm256_max_epi32(p, _mm256_setzero_si256()));
-                    let piece = intrinsic!(_mm256_srli_epi32::<8>(p));
-                    // SAFETY: the token; a piece is at most 255, and a table has two entries after that one's.
-                    let ends = unsafe { _mm256_i32gather_epi32::<2>(table.as_ptr().cast(), piece) };
-                    let second = intrinsic!(_mm256_and_si256(p, _mm256_set1_epi32(255)));
-                    let first = intrinsic!(_mm256_sub_epi32(_mm256_set1_epi32(256), second));
-                    let parts = intrinsic!(_mm256_or_si256(first, _mm256_slli_epi32::<16>(second)));
-                    intrinsic!(_mm256_madd_epi16(ends, parts))
-                })
-            })
+            each!(k in 2 => each!(i in 2 => {
+                let p = intrinsic!(_mm256_min_epi32(p[k][i], _mm256_set1_epi32(65535)));
+                let p = intrinsic!(_mm256_max_epi32(p, _mm256_setzero_si256()));
+                let piece = intrinsic!(_mm256_srli_epi32::<8>(p));
+                // SAFETY: the token; a piece is at most 255, and a table has two entries after that one's.
+                let ends = unsafe { _mm256_i32gather_epi32::<2>(table.as_ptr().cast(), piece) };
+                let second = intrinsic!(_mm256_and_si256(p, _mm256_set1_epi32(255)));
+                let first = intrinsic!(_mm256_sub_epi32(_mm256_set1_epi32(256), second));
+                let parts = intrinsic!(_mm256_or_si256(first, _mm256_slli_epi32::<16>(second)));
+                intrinsic!(_mm256_madd_epi16(ends, parts))
+            }))
         }
     };
 }
@@ -220,72 +229,32 @@ fn pack(v: V) -> __m256i {
     intrinsic!(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(v[0], v[1])))
 }
 
-#[inline(always)]
-fn load_row(row: &Row) -> V {
-    [0, 32].map(|first| intrinsic!(_mm256_loadu_si256(row.as_ptr().add(first).cast())))
-}
-
-#[inline(always)]
-fn madd(a: V, b: V) -> V {
-    [0, 1].map(|i| intrinsic!(_mm256_madd_epi16(a[i], b[i])))
-}
-
-/// The first two bytes of each lane as numbers of 16 bits, and the other two.
-#[inline(always)]
-fn pairs(quads: V) -> [V; 2] {
-    // Into the upper bytes; a shift brings the sign down.
-    [0x0180_0080, 0x0380_0280].map(|lane: i32| {
-        let places = intrinsic!(_mm256_broadcastsi128_si256(_mm_setr_epi32(
-            lane,
-            lane + 0x0400_0400,
-            lane + 0x0800_0800,
-            lane + 0x0c00_0c00,
-        )));
-        quads.map(|quads| intrinsic!(_mm256_srai_epi16::<8>(_mm256_shuffle_epi8(quads, places))))
-    })
-}
-
 impl Lanes for Avx2 {
     common!();
-    type Row = [V; 2];
-    type Quad = [V; 2];
-    const OFFSET: i32 = 0;
+    // Eight sums, four vectors of weights, and two of numbers.
+    const TILE: [usize; 2] = [4, 1];
+    const BYTES: Option<u8> = None;
 
     #[inline(always)]
-    fn row(self, row: &Row) -> [V; 2] {
-        pairs(load_row(row))
-    }
-
-    #[inline(always)]
-    fn quad(self, x: &[i8; QUAD]) -> [V; 2] {
-        pairs(self.splat(i32::from_le_bytes(x.map(|x| x as u8))))
-    }
-
-    #[inline(always)]
-    fn dot(self, sum: V, a: [V; 2], x: [V; 2]) -> V {
-        self.add(sum, self.add(madd(a[0], x[0]), madd(a[1], x[1])))
+    fn dot_pairs(self, sum: V, a: V, x: V) -> V {
+        self.add(sum, each!(i in 2 => intrinsic!(_mm256_madd_epi16(a[i], x[i]))))
     }
 }
 
 impl Lanes for AvxVnni {
     common!();
-    type Row = V;
-    type Quad = __m256i;
-    const OFFSET: i32 = 128;
+    // Twelve sums, two vectors of weights, and one of numbers.
+    const TILE: [usize; 2] = [6, 1];
+    // One factor has no sign.
+    const BYTES: Option<u8> = Some(128);
 
-    /// Weights without sign, 128 more than they are.
     #[inline(always)]
-    fn row(self, row: &Row) -> V {
-        load_row(row).map(|row| intrinsic!(_mm256_xor_si256(row, _mm256_set1_epi8(-128))))
+    fn dot_pairs(self, sum: V, a: V, x: V) -> V {
+        each!(i in 2 => intrinsic!(_mm256_dpwssd_avx_epi32(sum[i], a[i], x[i])))
     }
 
     #[inline(always)]
-    fn quad(self, x: &[i8; QUAD]) -> __m256i {
-        intrinsic!(_mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8))))
-    }
-
-    #[inline(always)]
-    fn dot(self, sum: V, a: V, x: __m256i) -> V {
-        [0, 1].map(|i| intrinsic!(_mm256_dpbusd_avx_epi32(sum[i], a[i], x)))
+    fn dot(self, sum: V, a: V, x: V) -> V {
+        each!(i in 2 => intrinsic!(_mm256_dpbusd_avx_epi32(sum[i], x[i], a[i])))
     }
 }

@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use traflow_graph::quant::{QUAD, TABLE, Wide};
 
 use super::super::avx512::{Avx512, Vnni};
-use super::{LANES, Lanes, Row};
+use super::{LANES, Lanes, Row, each};
 
 /// An intrinsic that reads and writes no more than the arrays that its arguments point to.
 macro_rules! intrinsic {
@@ -24,10 +24,9 @@ macro_rules! common {
     () => {
         type V = __m512i;
         type Long = [__m512i; 2];
-        type Pairs = __m512i;
         type Table = Table;
-        // 24 sums, three vectors of weights, and four numbers.
-        const TILE: [usize; 2] = [8, 3];
+        // 24 sums, three or four vectors of weights, and four numbers.
+        const TILE: [usize; 2] = [8, 4];
 
         #[inline(always)]
         fn splat(self, x: i32) -> __m512i {
@@ -95,13 +94,17 @@ macro_rules! common {
         }
 
         #[inline(always)]
+        fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+            intrinsic!(_mm512_xor_si512(a, b))
+        }
+
+        #[inline(always)]
         fn shift(self, a: __m512i, b: __m512i) -> __m512i {
             intrinsic!(_mm512_srlv_epi32(a, b))
         }
 
         #[inline(always)]
-        fn round(self, a: __m512i, places: u32) -> __m512i {
-            let a = self.add(a, self.splat(1 << (places - 1)));
+        fn floor(self, a: __m512i, places: u32) -> __m512i {
             intrinsic!(_mm512_sra_epi32(a, _mm_cvtsi32_si128(places as i32)))
         }
 
@@ -112,12 +115,15 @@ macro_rules! common {
 
         #[inline(always)]
         fn load_long(self, x: &[Wide; LANES]) -> [__m512i; 2] {
-            let [low, high] =
-                [0, 8].map(|first| intrinsic!(_mm512_loadu_si512(x.as_ptr().add(first).cast())));
+            let low = intrinsic!(_mm512_loadu_si512(x.as_ptr().cast()));
+            let high = intrinsic!(_mm512_loadu_si512(x.as_ptr().add(8).cast()));
             // The even lanes, then the odd ones, as products have them.
             let even = intrinsic!(_mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14));
             let odd = intrinsic!(_mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15));
-            [even, odd].map(|places| intrinsic!(_mm512_permutex2var_epi64(low, places, high)))
+            intrinsic!([
+                _mm512_permutex2var_epi64(low, even, high),
+                _mm512_permutex2var_epi64(low, odd, high)
+            ])
         }
 
         #[inline(always)]
@@ -132,69 +138,82 @@ macro_rules! common {
 
         #[inline(always)]
         fn add_long(self, a: [__m512i; 2], b: [__m512i; 2]) -> [__m512i; 2] {
-            [0, 1].map(|i| intrinsic!(_mm512_add_epi64(a[i], b[i])))
+            each!(i in 2 => intrinsic!(_mm512_add_epi64(a[i], b[i])))
         }
 
         #[inline(always)]
         fn mul_long(self, a: __m512i, b: __m512i) -> [__m512i; 2] {
-            let [odd_a, odd_b] = [a, b].map(|v| intrinsic!(_mm512_srli_epi64::<32>(v)));
+            let odd_a = intrinsic!(_mm512_srli_epi64::<32>(a));
+            let odd_b = intrinsic!(_mm512_srli_epi64::<32>(b));
             [intrinsic!(_mm512_mul_epi32(a, b)), intrinsic!(_mm512_mul_epi32(odd_a, odd_b))]
         }
 
         #[inline(always)]
         fn narrow(self, a: [__m512i; 2], shift: u32) -> __m512i {
             let count = intrinsic!(_mm_cvtsi32_si128(shift as i32));
-            let [even, odd] = a.map(|a| intrinsic!(_mm512_sra_epi64(a, count)));
+            let [even, odd] = each!(i in 2 => intrinsic!(_mm512_sra_epi64(a[i], count)));
             // The lower halves of the odd ones go into the upper halves.
             intrinsic!(_mm512_mask_shuffle_epi32::<0b10_10_00_00>(even, 0xaaaa, odd))
         }
 
         #[inline(always)]
-        fn pair8(self, a: &[i8; LANES], b: &[i8; LANES]) -> __m512i {
-            let (a, b) = (self.load8(a), intrinsic!(_mm512_slli_epi32::<16>(self.load8(b))));
-            intrinsic!(_mm512_mask_blend_epi16(0xaaaa_aaaa, a, b))
+        fn pair(self, a: __m512i, b: __m512i) -> __m512i {
+            intrinsic!(_mm512_mask_blend_epi16(0xaaaa_aaaa, a, _mm512_slli_epi32::<16>(b)))
         }
 
         #[inline(always)]
-        fn pairs(self, row: &Row) -> [__m512i; 2] {
-            pairs(intrinsic!(_mm512_loadu_si512(row.as_ptr().cast())))
+        fn pairs(self, row: __m512i) -> [__m512i; 2] {
+            // Into the upper bytes; a shift brings the sign down.
+            let first = intrinsic!(_mm512_broadcast_i32x4(_mm_setr_epi32(
+                0x0180_0080,
+                0x0580_0480,
+                0x0980_0880,
+                0x0d80_0c80,
+            )));
+            let second = intrinsic!(_mm512_add_epi32(first, _mm512_set1_epi32(0x0200_0200)));
+            intrinsic!([
+                _mm512_srai_epi16::<8>(_mm512_shuffle_epi8(row, first)),
+                _mm512_srai_epi16::<8>(_mm512_shuffle_epi8(row, second)),
+            ])
         }
 
         #[inline(always)]
-        fn transpose(self, x: &[i8], next: usize) -> [Self::Row; 4] {
-            assert!(
-                next.checked_mul(LANES - 1).is_some_and(|last| last.saturating_add(16) <= x.len()),
-                "vectors outside the slice"
-            );
+        fn transpose(self, x: [&[i8; LANES]; LANES]) -> [__m512i; 4] {
             // Four registers of every fourth vector, then squares of 4×4 quads.
-            let load =
-                |vector: usize| intrinsic!(_mm_loadu_si128(x.as_ptr().add(vector * next).cast::<__m128i>()));
-            let [a, b, c, d] = [0, 1, 2, 3].map(|first| {
-                let v = intrinsic!(_mm512_castsi128_si512(load(first)));
-                let v = intrinsic!(_mm512_inserti32x4::<1>(v, load(first + 4)));
-                let v = intrinsic!(_mm512_inserti32x4::<2>(v, load(first + 8)));
-                intrinsic!(_mm512_inserti32x4::<3>(v, load(first + 12)))
+            let x = each!(first in 4 => {
+                let v = intrinsic!(_mm512_castsi128_si512(_mm_loadu_si128(x[first].as_ptr().cast())));
+                let v = intrinsic!(_mm512_inserti32x4::<1>(v, _mm_loadu_si128(x[first + 4].as_ptr().cast())));
+                let v = intrinsic!(_mm512_inserti32x4::<2>(v, _mm_loadu_si128(x[first + 8].as_ptr().cast())));
+                intrinsic!(_mm512_inserti32x4::<3>(v, _mm_loadu_si128(x[first + 12].as_ptr().cast())))
             });
-            let [e, f] = [(a, b), (c, d)].map(|(a, b)| intrinsic!(_mm512_unpacklo_epi32(a, b)));
-            let [g, h] = [(a, b), (c, d)].map(|(a, b)| intrinsic!(_mm512_unpackhi_epi32(a, b)));
-            let rows = [
-                intrinsic!(_mm512_unpacklo_epi64(e, f)),
-                intrinsic!(_mm512_unpackhi_epi64(e, f)),
-                intrinsic!(_mm512_unpacklo_epi64(g, h)),
-                intrinsic!(_mm512_unpackhi_epi64(g, h)),
-            ];
-            rows.map(|row| self.prepare(row))
+            let low = each!(i in [0, 2] => intrinsic!(_mm512_unpacklo_epi32(x[i], x[i + 1])));
+            let high = each!(i in [0, 2] => intrinsic!(_mm512_unpackhi_epi32(x[i], x[i + 1])));
+            intrinsic!([
+                _mm512_unpacklo_epi64(low[0], low[1]),
+                _mm512_unpackhi_epi64(low[0], low[1]),
+                _mm512_unpacklo_epi64(high[0], high[1]),
+                _mm512_unpackhi_epi64(high[0], high[1]),
+            ])
         }
 
         #[inline(always)]
-        fn row(self, row: &Row) -> Self::Row {
-            self.prepare(intrinsic!(_mm512_loadu_si512(row.as_ptr().cast())))
+        fn row(self, row: &Row) -> __m512i {
+            intrinsic!(_mm512_loadu_si512(row.as_ptr().cast()))
+        }
+
+        #[inline(always)]
+        fn row_part(self, weights: &[[i8; QUAD]]) -> __m512i {
+            assert!(weights.len() <= LANES, "a row of more than its lanes");
+            // SAFETY: the token; the mask has a bit for each quad of the slice, which has at most 16.
+            unsafe { _mm512_maskz_loadu_epi32(((1u32 << weights.len()) - 1) as u16, weights.as_ptr().cast()) }
         }
 
         #[inline(always)]
         fn table(self, table: &[i16; TABLE]) -> Table {
-            let at = |first: usize| intrinsic!(_mm512_loadu_si512(table[first..first + 32].as_ptr().cast()));
-            Table([0, 1].map(|end| core::array::from_fn(|part| at(32 * part + end))))
+            Table(each!(end in 2 => each!(part in 8 => {
+                let part: &[i16; 32] = table[32 * part + end..].first_chunk().expect("a table has 258 entries");
+                intrinsic!(_mm512_loadu_si512(part.as_ptr().cast()))
+            })))
         }
 
         #[inline(always)]
@@ -204,11 +223,12 @@ macro_rules! common {
             let piece = intrinsic!(_mm512_srli_epi16::<8>(p));
             let second = intrinsic!(_mm512_and_si512(p, _mm512_set1_epi16(255)));
             let first = intrinsic!(_mm512_sub_epi16(_mm512_set1_epi16(256), second));
-            let [bit6, bit7] =
-                [64, 128].map(|bit| intrinsic!(_mm512_test_epi16_mask(piece, _mm512_set1_epi16(bit))));
-            let [from, to] = table.0.map(|ends| {
-                let [a, b, c, d] =
-                    [0, 2, 4, 6].map(|i| intrinsic!(_mm512_permutex2var_epi16(ends[i], piece, ends[i + 1])));
+            let bit6 = intrinsic!(_mm512_test_epi16_mask(piece, _mm512_set1_epi16(64)));
+            let bit7 = intrinsic!(_mm512_test_epi16_mask(piece, _mm512_set1_epi16(128)));
+            let [from, to] = each!(end in 2 => {
+                let ends = &table.0[end];
+                let [a, b, c, d] = each!(i in [0, 2, 4, 6] =>
+                    intrinsic!(_mm512_permutex2var_epi16(ends[i], piece, ends[i + 1])));
                 let low = intrinsic!(_mm512_mask_blend_epi16(bit6, a, b));
                 let high = intrinsic!(_mm512_mask_blend_epi16(bit6, c, d));
                 intrinsic!(_mm512_mask_blend_epi16(bit7, low, high))
@@ -227,93 +247,28 @@ macro_rules! common {
     };
 }
 
-/// The first two bytes of each lane as numbers of 16 bits, and the other two.
-#[inline(always)]
-fn pairs(quads: __m512i) -> [__m512i; 2] {
-    // Into the upper bytes; a shift brings the sign down.
-    let places = |first: i32| 0x0080_0080 | (first << 8) | ((first + 1) << 24);
-    [0, 2].map(|first| {
-        let lane = places(first);
-        let places = intrinsic!(_mm512_broadcast_i32x4(_mm_setr_epi32(
-            lane,
-            lane + 0x0400_0400,
-            lane + 0x0800_0800,
-            lane + 0x0c00_0c00,
-        )));
-        intrinsic!(_mm512_srai_epi16::<8>(_mm512_shuffle_epi8(quads, places)))
-    })
-}
-
-impl Avx512 {
-    #[inline(always)]
-    fn prepare(self, row: __m512i) -> [__m512i; 2] {
-        pairs(row)
-    }
-}
-
 impl Lanes for Avx512 {
     common!();
-    type Row = [__m512i; 2];
-    type Quad = [__m512i; 2];
-    const OFFSET: i32 = 0;
+    const BYTES: Option<u8> = None;
 
     #[inline(always)]
-    fn dot_pairs(self, sum: __m512i, a: __m512i, [x, y]: [i16; 2]) -> __m512i {
-        let x = self.splat(i32::from(x as u16) | i32::from(y) << 16);
+    fn dot_pairs(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {
         self.add(sum, intrinsic!(_mm512_madd_epi16(a, x)))
-    }
-
-    #[inline(always)]
-    fn quad(self, x: &[i8; QUAD]) -> [__m512i; 2] {
-        pairs(self.splat(i32::from_le_bytes(x.map(|x| x as u8))))
-    }
-
-    #[inline(always)]
-    fn dot(self, sum: __m512i, a: [__m512i; 2], x: [__m512i; 2]) -> __m512i {
-        let [first, second] = [0, 1].map(|i| intrinsic!(_mm512_madd_epi16(a[i], x[i])));
-        self.add(sum, self.add(first, second))
-    }
-}
-
-impl Vnni {
-    /// Weights without sign, 128 more than they are.
-    #[inline(always)]
-    fn prepare(self, row: __m512i) -> __m512i {
-        intrinsic!(_mm512_xor_si512(row, _mm512_set1_epi8(-128)))
     }
 }
 
 impl Lanes for Vnni {
     common!();
-    type Row = __m512i;
-    type Quad = __m512i;
-    const OFFSET: i32 = 128;
+    // One factor has no sign.
+    const BYTES: Option<u8> = Some(128);
 
     #[inline(always)]
-    fn dot_pairs(self, sum: __m512i, a: __m512i, [x, y]: [i16; 2]) -> __m512i {
-        let x = self.splat(i32::from(x as u16) | i32::from(y) << 16);
+    fn dot_pairs(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {
         intrinsic!(_mm512_dpwssd_epi32(sum, a, x))
     }
 
     #[inline(always)]
-    fn quad(self, x: &[i8; QUAD]) -> __m512i {
-        self.splat(i32::from_le_bytes(x.map(|x| x as u8)))
-    }
-
-    #[inline(always)]
     fn dot(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {
-        intrinsic!(_mm512_dpbusd_epi32(sum, a, x))
-    }
-
-    #[inline(always)]
-    fn total(self, x: &[i8]) -> i32 {
-        let ones = intrinsic!(_mm512_set1_epi8(1));
-        let mut sum = self.splat(0);
-        for x in x.chunks(64) {
-            // SAFETY: the token; the mask has a bit for each element of the slice, which has at most 64.
-            let x = unsafe { _mm512_maskz_loadu_epi8(u64::MAX >> (64 - x.len()), x.as_ptr()) };
-            sum = intrinsic!(_mm512_dpbusd_epi32(sum, ones, x));
-        }
-        intrinsic!(_mm512_reduce_add_epi32(sum))
+        intrinsic!(_mm512_dpbusd_epi32(sum, x, a))
     }
 }

@@ -1,12 +1,11 @@
 //! NEON of 64-bit ARM: a vector is four registers.
 
 use core::arch::aarch64::*;
-use core::array::from_fn;
 
-use traflow_graph::quant::{QUAD, TABLE, Wide};
+use traflow_graph::quant::{TABLE, Wide};
 
 use super::super::neon::Neon;
-use super::{LANES, Lanes, Row};
+use super::{LANES, Lanes, Row, each, ends};
 
 /// An intrinsic that reads and writes no more than the arrays that its arguments point to.
 macro_rules! intrinsic {
@@ -18,12 +17,6 @@ macro_rules! intrinsic {
 
 /// Four lanes each.
 type V = [int32x4_t; 4];
-
-/// A row's registers, four lanes each.
-#[inline(always)]
-fn load_row(row: &Row) -> [int8x16_t; 4] {
-    from_fn(|i| intrinsic!(vld1q_s8(row.as_ptr().add(16 * i))))
-}
 
 /// Widens halves.
 #[inline(always)]
@@ -39,7 +32,7 @@ fn widen(low: int16x8_t, high: int16x8_t) -> V {
 /// The nearest numbers of 16 bits.
 #[inline(always)]
 fn pack(v: V) -> [int16x8_t; 2] {
-    [0, 2].map(|i| intrinsic!(vqmovn_high_s32(vqmovn_s32(v[i]), v[i + 1])))
+    each!(i in [0, 2] => intrinsic!(vqmovn_high_s32(vqmovn_s32(v[i]), v[i + 1])))
 }
 
 /// Sums of the two products of each lane.
@@ -53,14 +46,10 @@ impl Lanes for Neon {
     type V = V;
     // Two lanes each.
     type Long = [int64x2_t; 8];
-    // Numbers of 16 bits, by twos.
-    type Pairs = V;
-    type Row = [int8x16_t; 4];
-    type Quad = int8x16_t;
     type Table = [i16; TABLE];
     // 16 sums, four vectors of weights, one of numbers, and what their products need.
     const TILE: [usize; 2] = [4, 1];
-    const OFFSET: i32 = 0;
+    const BYTES: Option<u8> = Some(0);
 
     #[inline(always)]
     fn splat(self, x: i32) -> V {
@@ -80,7 +69,12 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn load(self, x: &[i32; LANES]) -> V {
-        from_fn(|i| intrinsic!(vld1q_s32(x.as_ptr().add(4 * i))))
+        each!(i in 4 => intrinsic!(vld1q_s32(x.as_ptr().add(4 * i))))
+    }
+
+    #[inline(always)]
+    fn row(self, row: &Row) -> V {
+        each!(i in 4 => intrinsic!(vreinterpretq_s32_s8(vld1q_s8(row.as_ptr().add(4 * i).cast()))))
     }
 
     #[inline(always)]
@@ -105,46 +99,50 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn add(self, a: V, b: V) -> V {
-        from_fn(|i| intrinsic!(vaddq_s32(a[i], b[i])))
+        each!(i in 4 => intrinsic!(vaddq_s32(a[i], b[i])))
     }
 
     #[inline(always)]
     fn sub(self, a: V, b: V) -> V {
-        from_fn(|i| intrinsic!(vsubq_s32(a[i], b[i])))
+        each!(i in 4 => intrinsic!(vsubq_s32(a[i], b[i])))
     }
 
     #[inline(always)]
     fn mul(self, a: V, b: V) -> V {
-        from_fn(|i| intrinsic!(vmulq_s32(a[i], b[i])))
+        each!(i in 4 => intrinsic!(vmulq_s32(a[i], b[i])))
     }
 
     #[inline(always)]
     fn max(self, a: V, b: V) -> V {
-        from_fn(|i| intrinsic!(vmaxq_s32(a[i], b[i])))
+        each!(i in 4 => intrinsic!(vmaxq_s32(a[i], b[i])))
     }
 
     #[inline(always)]
     fn min(self, a: V, b: V) -> V {
-        from_fn(|i| intrinsic!(vminq_s32(a[i], b[i])))
+        each!(i in 4 => intrinsic!(vminq_s32(a[i], b[i])))
     }
 
     #[inline(always)]
     fn and(self, a: V, b: V) -> V {
-        from_fn(|i| intrinsic!(vandq_s32(a[i], b[i])))
+        each!(i in 4 => intrinsic!(vandq_s32(a[i], b[i])))
+    }
+
+    #[inline(always)]
+    fn xor(self, a: V, b: V) -> V {
+        each!(i in 4 => intrinsic!(veorq_s32(a[i], b[i])))
     }
 
     #[inline(always)]
     fn shift(self, a: V, b: V) -> V {
-        from_fn(|i| {
+        each!(i in 4 => {
             let shifted = intrinsic!(vshlq_u32(vreinterpretq_u32_s32(a[i]), vnegq_s32(b[i])));
             intrinsic!(vreinterpretq_s32_u32(shifted))
         })
     }
 
     #[inline(always)]
-    fn round(self, a: V, places: u32) -> V {
-        let a = self.add(a, self.splat(1 << (places - 1)));
-        a.map(|a| intrinsic!(vshlq_s32(a, vdupq_n_s32(-(places as i32)))))
+    fn floor(self, a: V, places: u32) -> V {
+        each!(i in 4 => intrinsic!(vshlq_s32(a[i], vdupq_n_s32(-(places as i32)))))
     }
 
     #[inline(always)]
@@ -155,7 +153,8 @@ impl Lanes for Neon {
     #[inline(always)]
     fn load_long(self, x: &[Wide; LANES]) -> [int64x2_t; 8] {
         // The lower word comes first, as in the registers of these processors.
-        from_fn(|i| intrinsic!(vreinterpretq_s64_u32(vld1q_u32(x[2 * i..2 * i + 2].as_flattened().as_ptr()))))
+        let words = x.as_flattened().as_ptr();
+        each!(i in 8 => intrinsic!(vreinterpretq_s64_u32(vld1q_u32(words.add(4 * i)))))
     }
 
     #[inline(always)]
@@ -167,67 +166,54 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn add_long(self, a: [int64x2_t; 8], b: [int64x2_t; 8]) -> [int64x2_t; 8] {
-        from_fn(|i| intrinsic!(vaddq_s64(a[i], b[i])))
+        each!(i in 8 => intrinsic!(vaddq_s64(a[i], b[i])))
     }
 
     #[inline(always)]
     fn mul_long(self, a: V, b: V) -> [int64x2_t; 8] {
-        from_fn(|i| {
-            let (a, b) = (a[i / 2], b[i / 2]);
-            match i % 2 {
-                0 => intrinsic!(vmull_s32(vget_low_s32(a), vget_low_s32(b))),
-                _ => intrinsic!(vmull_high_s32(a, b)),
-            }
+        each!(i in 8 => match i % 2 {
+            0 => intrinsic!(vmull_s32(vget_low_s32(a[i / 2]), vget_low_s32(b[i / 2]))),
+            _ => intrinsic!(vmull_high_s32(a[i / 2], b[i / 2])),
         })
     }
 
     #[inline(always)]
     fn narrow(self, a: [int64x2_t; 8], shift: u32) -> V {
-        let a = a.map(|a| intrinsic!(vshlq_s64(a, vdupq_n_s64(-i64::from(shift)))));
-        from_fn(|i| intrinsic!(vmovn_high_s64(vmovn_s64(a[2 * i]), a[2 * i + 1])))
+        let a = each!(i in 8 => intrinsic!(vshlq_s64(a[i], vdupq_n_s64(-i64::from(shift)))));
+        each!(i in [0, 2, 4, 6] => intrinsic!(vmovn_high_s64(vmovn_s64(a[i]), a[i + 1])))
     }
 
     #[inline(always)]
-    fn pair8(self, a: &[i8; LANES], b: &[i8; LANES]) -> V {
-        let (a, b) = (self.load8(a), self.load8(b));
+    fn pair(self, a: V, b: V) -> V {
         // The lower halves of both, by turns.
-        from_fn(|i| {
+        each!(i in 4 => {
             let (a, b) = intrinsic!((vreinterpretq_s16_s32(a[i]), vreinterpretq_s16_s32(b[i])));
             intrinsic!(vreinterpretq_s32_s16(vtrn1q_s16(a, b)))
         })
     }
 
     #[inline(always)]
-    fn pairs(self, row: &Row) -> [V; 2] {
-        let halves = load_row(row).map(|row| {
+    fn pairs(self, row: V) -> [V; 2] {
+        let halves = each!(i in 4 => {
+            let row = intrinsic!(vreinterpretq_s8_s32(row[i]));
             let low = intrinsic!(vreinterpretq_s32_s16(vmovl_s8(vget_low_s8(row))));
             let high = intrinsic!(vreinterpretq_s32_s16(vmovl_high_s8(row)));
             intrinsic!([vuzp1q_s32(low, high), vuzp2q_s32(low, high)])
         });
-        [0, 1].map(|half| halves.map(|halves| halves[half]))
+        each!(half in 2 => each!(i in 4 => halves[i][half]))
     }
 
     #[inline(always)]
-    fn dot_pairs(self, sum: V, a: V, [x, y]: [i16; 2]) -> V {
-        let x = intrinsic!(vdupq_n_s32(i32::from(x as u16) | i32::from(y) << 16));
-        from_fn(|i| intrinsic!(vaddq_s32(sum[i], products(a[i], x))))
+    fn dot_pairs(self, sum: V, a: V, x: V) -> V {
+        each!(i in 4 => intrinsic!(vaddq_s32(sum[i], products(a[i], x[i]))))
     }
 
     #[inline(always)]
-    fn row(self, row: &Row) -> [int8x16_t; 4] {
-        load_row(row)
-    }
-
-    #[inline(always)]
-    fn quad(self, x: &[i8; QUAD]) -> int8x16_t {
-        intrinsic!(vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(x.map(|x| x as u8)))))
-    }
-
-    #[inline(always)]
-    fn dot(self, sum: V, a: [int8x16_t; 4], x: int8x16_t) -> V {
-        from_fn(|i| {
-            let low = intrinsic!(vpaddlq_s16(vmull_s8(vget_low_s8(a[i]), vget_low_s8(x))));
-            let high = intrinsic!(vpaddlq_s16(vmull_high_s8(a[i], x)));
+    fn dot(self, sum: V, a: V, x: V) -> V {
+        each!(i in 4 => {
+            let (a, x) = intrinsic!((vreinterpretq_s8_s32(a[i]), vreinterpretq_s8_s32(x[i])));
+            let low = intrinsic!(vpaddlq_s16(vmull_s8(vget_low_s8(a), vget_low_s8(x))));
+            let high = intrinsic!(vpaddlq_s16(vmull_high_s8(a, x)));
             intrinsic!(vaddq_s32(sum[i], vpaddq_s32(low, high)))
         })
     }
@@ -239,16 +225,12 @@ impl Lanes for Neon {
 
     #[inline(always)]
     fn interpolate(self, table: &[i16; TABLE], p: [V; 2]) -> [V; 2] {
-        p.map(|p| {
-            let p = self.max(self.min(p, self.splat(0xffff)), self.splat(0));
-            let (mut places, mut ends) = ([0; LANES], [0; LANES]);
+        each!(k in 2 => {
+            let p = self.max(self.min(p[k], self.splat(0xffff)), self.splat(0));
+            let mut places = [0; LANES];
             self.store(p, &mut places);
-            for (place, ends) in places.into_iter().zip(&mut ends) {
-                let piece = (place >> 8 & 0xff) as usize;
-                *ends = i32::from(table[piece] as u16) | i32::from(table[piece + 1]) << 16;
-            }
-            let ends = self.load(&ends);
-            from_fn(|i| {
+            let ends = self.load(&ends(table, &places));
+            each!(i in 4 => {
                 let second = intrinsic!(vandq_s32(p[i], vdupq_n_s32(255)));
                 let first = intrinsic!(vsubq_s32(vdupq_n_s32(256), second));
                 products(ends[i], intrinsic!(vorrq_s32(first, vshlq_n_s32::<16>(second))))

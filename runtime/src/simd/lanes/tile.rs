@@ -2,51 +2,87 @@
 
 use traflow_graph::quant::QUAD;
 
-use super::{LANES, Lanes, Row};
+use super::{Lanes, Row};
 
-/// A number of 8 or of 16 bits that weights are multiplied by.
-pub(crate) trait Element: bytemuck::Pod + Send + Sync {
+/// A number that weights are multiplied by: of 16 bits, or of 8 as [`Lanes::dot`] takes them.
+pub(crate) trait Factor: bytemuck::Pod + Send + Sync {
     /// A row of weights.
     type Row<S: Lanes>: Copy;
-    /// What the products add to each weight.
+    /// What is added to a number to make it one of these.
     fn offset<S: Lanes>() -> i32;
+    /// The number with that.
+    fn of<S: Lanes>(x: i32) -> Self;
     /// Prepares a row of weights.
-    fn row<S: Lanes>(s: S, row: &Row) -> Self::Row<S>;
-    /// The sum of numbers.
-    fn total<S: Lanes>(s: S, x: &[Self]) -> i32;
-    /// Adds the products of N vectors of rows with four numbers.
+    fn row<S: Lanes>(s: S, row: S::V) -> Self::Row<S>;
+    /// Adds the products of N rows with four numbers.
     fn dot<S: Lanes, const N: usize>(s: S, sums: &mut [S::V; N], rows: &[Self::Row<S>; N], x: &[Self; QUAD]);
 }
 
-impl Element for i8 {
-    type Row<S: Lanes> = S::Row;
+impl Factor for u8 {
+    type Row<S: Lanes> = S::V;
 
     #[inline(always)]
     fn offset<S: Lanes>() -> i32 {
-        S::OFFSET
+        S::BYTES.map_or(0, i32::from)
     }
 
     #[inline(always)]
-    fn row<S: Lanes>(s: S, row: &Row) -> S::Row {
-        s.row(row)
+    fn of<S: Lanes>(x: i32) -> Self {
+        (x as Self).wrapping_add(S::BYTES.unwrap_or(0))
     }
 
     #[inline(always)]
-    fn total<S: Lanes>(s: S, x: &[Self]) -> i32 {
-        s.total(x)
+    fn row<S: Lanes>(_: S, row: S::V) -> S::V {
+        row
     }
 
     #[inline(always)]
-    fn dot<S: Lanes, const N: usize>(s: S, sums: &mut [S::V; N], rows: &[S::Row; N], x: &[Self; QUAD]) {
-        let x = s.quad(x);
-        for (sum, &row) in sums.iter_mut().zip(rows) {
-            *sum = s.dot(*sum, row, x);
+    fn dot<S: Lanes, const N: usize>(s: S, sums: &mut [S::V; N], rows: &[S::V; N], x: &[Self; QUAD]) {
+        let x = s.splat(i32::from_le_bytes(*x));
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            *sum = s.dot(*sum, *row, x);
         }
     }
 }
 
-impl Element for i16 {
-    type Row<S: Lanes> = [S::Pairs; 2];
+/// Numbers as they lie in a value.
+impl Factor for i8 {
+    type Row<S: Lanes> = [S::V; 2];
+
+    #[inline(always)]
+    fn offset<S: Lanes>() -> i32 {
+        u8::offset::<S>()
+    }
+
+    #[inline(always)]
+    fn of<S: Lanes>(x: i32) -> Self {
+        x as Self
+    }
+
+    #[inline(always)]
+    fn row<S: Lanes>(s: S, row: S::V) -> [S::V; 2] {
+        if S::BYTES.is_some() { [row; 2] } else { s.pairs(row) }
+    }
+
+    #[inline(always)]
+    fn dot<S: Lanes, const N: usize>(s: S, sums: &mut [S::V; N], rows: &[[S::V; 2]; N], x: &[Self; QUAD]) {
+        let x = s.splat(i32::from_le_bytes([x[0] as u8, x[1] as u8, x[2] as u8, x[3] as u8]));
+        if let Some(offset) = S::BYTES {
+            let x = if offset == 0 { x } else { s.xor(x, s.splat(i32::from_le_bytes([offset; 4]))) };
+            for (sum, rows) in sums.iter_mut().zip(rows) {
+                *sum = s.dot(*sum, rows[0], x);
+            }
+        } else {
+            let x = s.pairs(x);
+            for (sum, rows) in sums.iter_mut().zip(rows) {
+                *sum = s.dot_pairs(s.dot_pairs(*sum, rows[0], x[0]), rows[1], x[1]);
+            }
+        }
+    }
+}
+
+impl Factor for i16 {
+    type Row<S: Lanes> = [S::V; 2];
 
     #[inline(always)]
     fn offset<S: Lanes>() -> i32 {
@@ -54,47 +90,47 @@ impl Element for i16 {
     }
 
     #[inline(always)]
-    fn row<S: Lanes>(s: S, row: &Row) -> [S::Pairs; 2] {
+    fn of<S: Lanes>(x: i32) -> Self {
+        x as Self
+    }
+
+    #[inline(always)]
+    fn row<S: Lanes>(s: S, row: S::V) -> [S::V; 2] {
         s.pairs(row)
     }
 
     #[inline(always)]
-    fn total<S: Lanes>(_: S, x: &[Self]) -> i32 {
-        x.iter().map(|&x| i32::from(x)).sum()
-    }
-
-    #[inline(always)]
-    fn dot<S: Lanes, const N: usize>(
-        s: S,
-        sums: &mut [S::V; N],
-        rows: &[[S::Pairs; 2]; N],
-        x: &[Self; QUAD],
-    ) {
+    fn dot<S: Lanes, const N: usize>(s: S, sums: &mut [S::V; N], rows: &[[S::V; 2]; N], x: &[Self; QUAD]) {
+        let first = s.splat(i32::from(x[0] as u16) | i32::from(x[1]) << 16);
+        let second = s.splat(i32::from(x[2] as u16) | i32::from(x[3]) << 16);
         for (sum, rows) in sums.iter_mut().zip(rows) {
-            *sum = s.dot_pairs(*sum, rows[0], [x[0], x[1]]);
-            *sum = s.dot_pairs(*sum, rows[1], [x[2], x[3]]);
+            *sum = s.dot_pairs(s.dot_pairs(*sum, rows[0], first), rows[1], second);
         }
     }
 }
 
 /// Adds the products of M pixels, each so many numbers, with N panels, each of a row for four of the numbers.
 #[inline(always)]
-pub(crate) fn dots<S: Lanes, X: Element, const M: usize, const N: usize>(
+pub(crate) fn dots<S: Lanes, X: Factor, const M: usize, const N: usize>(
     s: S,
     pixels: [&[X]; M],
     panels: [&[Row]; N],
     sums: &mut [[S::V; N]; M],
 ) {
     let quads = panels[0].len();
-    assert!(panels.iter().all(|panel| panel.len() == quads), "panels of different lengths");
-    assert!(pixels.iter().all(|pixel| pixel.len() >= quads * QUAD), "pixels shorter than their weights");
-    if quads == 0 {
-        return;
+    for panel in panels {
+        assert!(panel.len() == quads, "panels of different lengths");
+    }
+    for pixel in pixels {
+        assert!(pixel.len() >= quads * QUAD, "pixels shorter than their weights");
     }
     let mut local = *sums;
     for quad in 0..quads {
-        // SAFETY: every panel has so many rows.
-        let rows = panels.map(|panel| X::row(s, unsafe { panel.get_unchecked(quad) }));
+        let mut rows = [X::row(s, s.splat(0)); N];
+        for (row, panel) in rows.iter_mut().zip(panels) {
+            // SAFETY: every panel has so many rows.
+            *row = X::row(s, s.row(unsafe { panel.get_unchecked(quad) }));
+        }
         for (pixel, sums) in pixels.iter().zip(&mut local) {
             // SAFETY: every pixel has so many quads, and an array needs no more alignment than its elements.
             let x = unsafe { &*pixel.as_ptr().add(quad * QUAD).cast::<[X; QUAD]>() };
@@ -104,28 +140,23 @@ pub(crate) fn dots<S: Lanes, X: Element, const M: usize, const N: usize>(
     *sums = local;
 }
 
-/// The same for one panel of any number of output channels, whose rows follow each other, each of so many weights; and for
-/// pixels whose last numbers fill no quad.
+/// The same for one panel of fewer output channels, whose rows follow each other, each of so many quads.
 #[inline(always)]
-pub(crate) fn dots_part<S: Lanes, X: Element, const M: usize, const N: usize>(
+pub(crate) fn dots_part<S: Lanes, X: Factor, const M: usize, const N: usize>(
     s: S,
     pixels: [&[X]; M],
-    panel: &[i8],
+    panel: &[[i8; QUAD]],
     width: usize,
     sums: &mut [[S::V; N]; M],
 ) {
+    let mut local = *sums;
     for (quad, weights) in panel.chunks_exact(width).enumerate() {
-        let mut row = [0; LANES * QUAD];
-        row[..width].copy_from_slice(weights);
-        let row = [X::row(s, &row); N];
-        for (pixel, sums) in pixels.iter().zip(&mut *sums) {
-            let x = &pixel[quad * QUAD..];
-            let mut last = [X::zeroed(); QUAD];
-            let x = x.first_chunk().unwrap_or_else(|| {
-                last[..x.len()].copy_from_slice(x);
-                &last
-            });
-            X::dot(s, sums, &row, x);
+        let row = [X::row(s, s.row_part(weights)); N];
+        for (pixel, sums) in pixels.iter().zip(&mut local) {
+            if let Some(x) = pixel[quad * QUAD..].first_chunk() {
+                X::dot(s, sums, &row, x);
+            }
         }
     }
+    *sums = local;
 }

@@ -3,10 +3,10 @@
 use core::arch::wasm32::*;
 use core::array::from_fn;
 
-use traflow_graph::quant::{QUAD, TABLE, Wide};
+use traflow_graph::quant::{TABLE, Wide};
 
 use super::super::wasm::Wasm;
-use super::{LANES, Lanes, Row};
+use super::{LANES, Lanes, Row, each, ends};
 
 /// Four lanes each.
 type V = [v128; 4];
@@ -28,28 +28,14 @@ fn write<T, const N: usize>(v: [v128; N], y: &mut [T]) {
     }
 }
 
-/// The first two bytes of each lane as numbers of 16 bits, and the other two.
-#[inline(always)]
-fn pairs(quads: v128) -> [v128; 2] {
-    // Into the upper bytes; a shift brings the sign down.
-    [
-        i8x16(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13),
-        i8x16(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15),
-    ]
-    .map(|places| i16x8_shr(i8x16_swizzle(quads, places), 8))
-}
-
 impl Lanes for Wasm {
     type V = V;
     // Two lanes each.
     type Long = [v128; 8];
-    type Pairs = V;
-    type Row = [[v128; 2]; 4];
-    type Quad = [v128; 2];
     type Table = [i16; TABLE];
     // Four pixels, for as many registers as most machines below have to spare.
     const TILE: [usize; 2] = [4, 1];
-    const OFFSET: i32 = 0;
+    const BYTES: Option<u8> = None;
 
     #[inline(always)]
     fn splat(self, x: i32) -> V {
@@ -85,6 +71,11 @@ impl Lanes for Wasm {
     }
 
     #[inline(always)]
+    fn row(self, row: &Row) -> V {
+        read(row)
+    }
+
+    #[inline(always)]
     fn store8(self, v: V, y: &mut [i8; LANES]) {
         let (low, high) = (i16x8_narrow_i32x4(v[0], v[1]), i16x8_narrow_i32x4(v[2], v[3]));
         write([i8x16_narrow_i16x8(low, high)], y);
@@ -102,32 +93,37 @@ impl Lanes for Wasm {
 
     #[inline(always)]
     fn add(self, a: V, b: V) -> V {
-        from_fn(|i| i32x4_add(a[i], b[i]))
+        each!(i in 4 => i32x4_add(a[i], b[i]))
     }
 
     #[inline(always)]
     fn sub(self, a: V, b: V) -> V {
-        from_fn(|i| i32x4_sub(a[i], b[i]))
+        each!(i in 4 => i32x4_sub(a[i], b[i]))
     }
 
     #[inline(always)]
     fn mul(self, a: V, b: V) -> V {
-        from_fn(|i| i32x4_mul(a[i], b[i]))
+        each!(i in 4 => i32x4_mul(a[i], b[i]))
     }
 
     #[inline(always)]
     fn max(self, a: V, b: V) -> V {
-        from_fn(|i| i32x4_max(a[i], b[i]))
+        each!(i in 4 => i32x4_max(a[i], b[i]))
     }
 
     #[inline(always)]
     fn min(self, a: V, b: V) -> V {
-        from_fn(|i| i32x4_min(a[i], b[i]))
+        each!(i in 4 => i32x4_min(a[i], b[i]))
     }
 
     #[inline(always)]
     fn and(self, a: V, b: V) -> V {
-        from_fn(|i| v128_and(a[i], b[i]))
+        each!(i in 4 => v128_and(a[i], b[i]))
+    }
+
+    #[inline(always)]
+    fn xor(self, a: V, b: V) -> V {
+        each!(i in 4 => v128_xor(a[i], b[i]))
     }
 
     #[inline(always)]
@@ -140,8 +136,8 @@ impl Lanes for Wasm {
     }
 
     #[inline(always)]
-    fn round(self, a: V, places: u32) -> V {
-        self.add(a, self.splat(1 << (places - 1))).map(|a| i32x4_shr(a, places))
+    fn floor(self, a: V, places: u32) -> V {
+        each!(i in 4 => i32x4_shr(a[i], places))
     }
 
     #[inline(always)]
@@ -161,12 +157,12 @@ impl Lanes for Wasm {
 
     #[inline(always)]
     fn add_long(self, a: [v128; 8], b: [v128; 8]) -> [v128; 8] {
-        from_fn(|i| i64x2_add(a[i], b[i]))
+        each!(i in 8 => i64x2_add(a[i], b[i]))
     }
 
     #[inline(always)]
     fn mul_long(self, a: V, b: V) -> [v128; 8] {
-        from_fn(|i| match i % 2 {
+        each!(i in 8 => match i % 2 {
             0 => i64x2_extmul_low_i32x4(a[i / 2], b[i / 2]),
             _ => i64x2_extmul_high_i32x4(a[i / 2], b[i / 2]),
         })
@@ -174,44 +170,29 @@ impl Lanes for Wasm {
 
     #[inline(always)]
     fn narrow(self, a: [v128; 8], shift: u32) -> V {
-        let a = a.map(|a| i64x2_shr(a, shift));
-        from_fn(|i| i32x4_shuffle::<0, 2, 4, 6>(a[2 * i], a[2 * i + 1]))
+        let a = each!(i in 8 => i64x2_shr(a[i], shift));
+        each!(i in [0, 2, 4, 6] => i32x4_shuffle::<0, 2, 4, 6>(a[i], a[i + 1]))
     }
 
     #[inline(always)]
-    fn pair8(self, a: &[i8; LANES], b: &[i8; LANES]) -> V {
-        let (a, b) = (self.load8(a), self.load8(b));
-        from_fn(|i| v128_or(v128_and(a[i], i32x4_splat(0xffff)), i32x4_shl(b[i], 16)))
+    fn pair(self, a: V, b: V) -> V {
+        each!(i in 4 => v128_or(v128_and(a[i], i32x4_splat(0xffff)), i32x4_shl(b[i], 16)))
     }
 
     #[inline(always)]
-    fn pairs(self, row: &Row) -> [V; 2] {
-        let pairs = read(row).map(pairs);
-        [0, 1].map(|half| pairs.map(|pairs: [v128; 2]| pairs[half]))
+    fn pairs(self, row: V) -> [V; 2] {
+        // Into the upper bytes; a shift brings the sign down.
+        let first = i8x16(-1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13);
+        let second = i8x16(-1, 2, -1, 3, -1, 6, -1, 7, -1, 10, -1, 11, -1, 14, -1, 15);
+        [
+            each!(i in 4 => i16x8_shr(i8x16_swizzle(row[i], first), 8)),
+            each!(i in 4 => i16x8_shr(i8x16_swizzle(row[i], second), 8)),
+        ]
     }
 
     #[inline(always)]
-    fn dot_pairs(self, sum: V, a: V, [x, y]: [i16; 2]) -> V {
-        let x = i32x4_splat(i32::from(x as u16) | i32::from(y) << 16);
-        from_fn(|i| i32x4_add(sum[i], i32x4_dot_i16x8(a[i], x)))
-    }
-
-    #[inline(always)]
-    fn row(self, row: &Row) -> [[v128; 2]; 4] {
-        read(row).map(pairs)
-    }
-
-    #[inline(always)]
-    fn quad(self, x: &[i8; QUAD]) -> [v128; 2] {
-        pairs(i32x4_splat(i32::from_le_bytes(x.map(|x| x as u8))))
-    }
-
-    #[inline(always)]
-    fn dot(self, sum: V, a: [[v128; 2]; 4], x: [v128; 2]) -> V {
-        from_fn(|i| {
-            let products = i32x4_add(i32x4_dot_i16x8(a[i][0], x[0]), i32x4_dot_i16x8(a[i][1], x[1]));
-            i32x4_add(sum[i], products)
-        })
+    fn dot_pairs(self, sum: V, a: V, x: V) -> V {
+        each!(i in 4 => i32x4_add(sum[i], i32x4_dot_i16x8(a[i], x[i])))
     }
 
     #[inline(always)]
@@ -221,16 +202,12 @@ impl Lanes for Wasm {
 
     #[inline(always)]
     fn interpolate(self, table: &[i16; TABLE], p: [V; 2]) -> [V; 2] {
-        p.map(|p| {
-            let p = self.max(self.min(p, self.splat(0xffff)), self.splat(0));
-            let (mut places, mut ends) = ([0; LANES], [0; LANES]);
+        each!(k in 2 => {
+            let p = self.max(self.min(p[k], self.splat(0xffff)), self.splat(0));
+            let mut places = [0; LANES];
             self.store(p, &mut places);
-            for (place, ends) in places.into_iter().zip(&mut ends) {
-                let piece = (place >> 8 & 0xff) as usize;
-                *ends = i32::from(table[piece] as u16) | i32::from(table[piece + 1]) << 16;
-            }
-            let ends = self.load(&ends);
-            from_fn(|i| {
+            let ends = self.load(&ends(table, &places));
+            each!(i in 4 => {
                 let second = v128_and(p[i], i32x4_splat(255));
                 let first = i32x4_sub(i32x4_splat(256), second);
                 i32x4_dot_i16x8(ends[i], v128_or(first, i32x4_shl(second, 16)))
