@@ -47,6 +47,7 @@ macro_rules! each {
         [$({ let $i = $index; $expression }),+]
     };
 }
+#[allow(unused_imports, reason = "a processor without vectors has no use for it")]
 use each;
 
 /// Vectors of integers of an instruction set. Sums and products wrap around; what must not is held by the check of a
