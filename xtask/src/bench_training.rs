@@ -60,9 +60,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let torch = peer::version(REQUIREMENTS, "torch")?;
     let text = format!(
-        "Machine: {}; {} threads, batches of {}, {} steps each.\n\n\
+        "Machine: {}; {} profile, {} threads, batches of {}, {} steps each.\n\n\
          | network | parameters | TraFlow, ms | PyTorch {torch}, ms | ratio |\n|---|---|---|---|---|\n{rows}",
         page::machine(),
+        if cfg!(debug_assertions) { "dev" } else { "release" },
         arguments.threads,
         arguments.batch,
         arguments.rounds,
