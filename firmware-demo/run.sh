@@ -39,7 +39,7 @@ fi
 [ -n "${QUIET:-}" ] || printf 'toolchain: %s\n' "$found" >&2
 
 export CARGO_TARGET_DIR=$here/target
-RUSTFLAGS="$flags ${MORE_FLAGS:-}" "${build[@]}" --quiet --release --target "$target" --features "$board" --bin "$program" >&2
+RUSTFLAGS=$flags "${build[@]}" --quiet --release --target "$target" --features "$board" --bin "$program" >&2
 elf=$CARGO_TARGET_DIR/$target/release/$program
 if [ -n "${BUILD_ONLY:-}" ]; then
     echo "$elf"
