@@ -156,23 +156,21 @@ pub fn export_network(
     if moments.is_empty() {
         return Err(IntegersError::NoSteps.into());
     }
-    let (formats, mut nodes) = match trained {
+    let (formats, statistics) = match trained {
         // Its weights and biases have learned what rounding does.
         Some(trained) => {
             let formats = trained_formats(network, trained).ok_or(IntegersError::Formats)?;
-            let formats = vec![formats; moments.len()];
-            let nodes = quantise(&Source { network, moments: &moments, formats: &formats, seen: None });
-            (formats, nodes)
+            (vec![formats; moments.len()], None)
         }
         None => {
             let statistics = calibrate(network, schedules, options.seeds);
             let wide = islands(network, &statistics, moments[0], options);
             let formats = all_formats(network, &statistics, &wide, options);
-            let seen = options.correct_bias.then_some(&*statistics.0);
-            let nodes = quantise(&Source { network, moments: &moments, formats: &formats, seen });
-            (formats, nodes)
+            (formats, options.correct_bias.then_some(statistics))
         }
     };
+    let seen = statistics.as_ref().map(|statistics| &*statistics.0);
+    let mut nodes = quantise(&Source { network, moments: &moments, formats: &formats, seen });
 
     let wide: Vec<bool> = formats[0].iter().map(|format| format.wide).collect();
     let (graph, plan) = (&network.graph, &plan_integers(&network.graph, &wide));
