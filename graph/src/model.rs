@@ -431,34 +431,33 @@ impl<'m> Model<'m> {
     /// # Errors
     /// The first thing that breaks the format, with the node where it is.
     pub fn new(bytes: &'m [u8]) -> Result<Self, ModelError> {
-        if !bytes.starts_with(&MAGIC) {
-            return Err(ModelError::Magic);
-        }
-        let length = |stated| ModelError::Length { stated, found: bytes.len() };
-        if bytes.len() < ALIGN {
-            return Err(length(ALIGN as u64));
-        }
-        let header: &Record =
-            bytemuck::try_from_bytes(&bytes[..ALIGN]).map_err(|_| ModelError::Misaligned)?;
-        let version = header[word::VERSION_DTYPE] as u16;
-        let integers = header[word::VERSION_DTYPE] >> 16 == INTEGERS;
-        if version != if integers { VERSION_OF_INTEGERS } else { VERSION } {
-            return Err(ModelError::Version(version));
-        }
-        let stated = whole(&header[word::LENGTH..]);
-        if stated != bytes.len() as u64 {
-            return Err(length(stated));
-        }
+        let (header, words) = header(bytes)?;
+        verify(header, words)?;
+        Self::check(bytes, header)
+    }
+
+    /// Like [`new`](Self::new), without the checksum, for which all bytes have to be read: a program may do so on another
+    /// thread while it makes the first picture. Until [`verify_checksum`](Self::verify_checksum) is `Ok`, numbers may be wrong,
+    /// and nothing else.
+    ///
+    /// # Errors
+    /// As those of [`new`](Self::new); a damaged file may break the format too.
+    pub fn without_checksum(bytes: &'m [u8]) -> Result<Self, ModelError> {
+        let (header, _) = header(bytes)?;
+        Self::check(bytes, header)
+    }
+
+    /// Compares the checksum with the bytes.
+    ///
+    /// # Errors
+    /// [`ModelError::Checksum`].
+    pub fn verify_checksum(&self) -> Result<(), ModelError> {
+        let (header, words) = header(self.bytes)?;
+        verify(header, words)
+    }
+
+    fn check(bytes: &'m [u8], header: &'m Record) -> Result<Self, ModelError> {
         let broken = ModelError::Header;
-        if stated > u64::from(u32::MAX) {
-            return Err(broken("a file is smaller than 4 GiB"));
-        }
-        let words: &[u32] =
-            bytemuck::try_cast_slice(bytes).map_err(|_| broken("the length is not a multiple of 64"))?;
-        let [sum, sums] = checksum(words);
-        if [sum, sums] != [whole(&header[word::CHECKSUM..]), whole(&header[word::CHECKSUM + 2..])] {
-            return Err(ModelError::Checksum);
-        }
         let weights = match header[word::VERSION_DTYPE] >> 16 {
             0 => Dtype::F32,
             1 => Dtype::F16,
@@ -822,6 +821,39 @@ impl<'m> Model<'m> {
     pub fn provenance(&self) -> &'m str {
         self.provenance
     }
+}
+
+/// The header of a file, and all of its words.
+fn header(bytes: &[u8]) -> Result<(&Record, &[u32]), ModelError> {
+    if !bytes.starts_with(&MAGIC) {
+        return Err(ModelError::Magic);
+    }
+    let length = |stated| ModelError::Length { stated, found: bytes.len() };
+    if bytes.len() < ALIGN {
+        return Err(length(ALIGN as u64));
+    }
+    let header: &Record = bytemuck::try_from_bytes(&bytes[..ALIGN]).map_err(|_| ModelError::Misaligned)?;
+    let version = header[word::VERSION_DTYPE] as u16;
+    let integers = header[word::VERSION_DTYPE] >> 16 == INTEGERS;
+    if version != if integers { VERSION_OF_INTEGERS } else { VERSION } {
+        return Err(ModelError::Version(version));
+    }
+    let stated = whole(&header[word::LENGTH..]);
+    if stated != bytes.len() as u64 {
+        return Err(length(stated));
+    }
+    let broken = ModelError::Header;
+    if stated > u64::from(u32::MAX) {
+        return Err(broken("a file is smaller than 4 GiB"));
+    }
+    let words = bytemuck::try_cast_slice(bytes).map_err(|_| broken("the length is not a multiple of 64"))?;
+    Ok((header, words))
+}
+
+/// Compares the checksum of a header with the words of its file.
+fn verify(header: &Record, words: &[u32]) -> Result<(), ModelError> {
+    let stated = [whole(&header[word::CHECKSUM..]), whole(&header[word::CHECKSUM + 2..])];
+    if checksum(words) == stated { Ok(()) } else { Err(ModelError::Checksum) }
 }
 
 /// The first of an operation's input shapes.

@@ -509,6 +509,9 @@ mod tests {
             let at = random.word(2 * round) as usize % span;
             bytes[at] ^= (random.word(2 * round + 1) % 255 + 1) as u8;
             assert!(Model::new(bytes).is_err(), "byte {at}");
+            if let Ok(model) = Model::without_checksum(bytes) {
+                assert_eq!(model.verify_checksum(), Err(ModelError::Checksum), "byte {at}");
+            }
             seal(bytes);
             accepted += usize::from(read_everything(bytes));
         }

@@ -190,6 +190,27 @@ fn mistakes_are_one_line_each() {
 }
 
 #[test]
+fn nothing_is_made_of_a_damaged_file() {
+    let folder = folder();
+    let path = folder.path().join("one.traflow");
+    let whole = std::fs::read(&path).unwrap();
+    // The last tensors are the weight and the bias, and another number is a network too; a record breaks the format.
+    for place in [whole.len() - 64, whole.len() - 128, 200] {
+        let mut file = whole.clone();
+        file[place] ^= 1;
+        std::fs::write(&path, file).unwrap();
+        for arguments in
+            [&["-o", "grid.png"][..], &["--pictures", "p.idx"], &["--digest"], &["--bench"], &["--self-test"]]
+        {
+            let found = run(folder.path(), &[&["one.traflow"], arguments].concat());
+            let error = "error: reading one.traflow: its checksum is wrong: the file is damaged\n";
+            assert_eq!(found, (Some(1), String::new(), error.into()), "{place} {arguments:?}");
+        }
+    }
+    assert!(!folder.path().join("grid.png").exists() && !folder.path().join("p.idx").exists());
+}
+
+#[test]
 fn an_instruction_set_can_be_forced() {
     let folder = folder();
     let run = |isa: &str| {

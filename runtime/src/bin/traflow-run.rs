@@ -5,9 +5,11 @@ use std::fmt;
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{BufReader, Write};
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -126,32 +128,43 @@ fn run(arguments: &Arguments) -> Result<()> {
         arguments.model.as_ref().or(arguments.model_file.as_ref()).context("no model file is given")?;
     let reading = || format!("reading {}", path.display());
     let bytes = map(path).with_context(reading)?;
-    let model = Model::new(&bytes).with_context(reading)?;
+    // Where damage breaks the format too, the checksum is still what is wrong.
+    let model = Model::without_checksum(&bytes).or_else(|_| Model::new(&bytes)).with_context(reading)?;
     let isa = match std::env::var(ISA) {
         Ok(name) => Isa::named(&name).with_context(|| format!("{ISA}={name}"))?,
         Err(_) => Isa::detect(),
     };
     let mut arena = memory(Engine::arena_bytes(&model))?;
-    let mut runner = Runner::new(model, isa, arguments.threads.into(), &mut arena)?;
-    runner.set_class(arguments.class)?;
-
-    let (text, mut result) = match &arguments.verify {
-        _ if arguments.bench => bench(arguments, &mut runner, started)?,
-        _ if arguments.profile => profile(arguments, &mut runner, isa)?,
-        _ if arguments.self_test => {
-            runner.self_test().with_context(|| format!("the self-test of {}", path.display()))?;
-            let text = format!("{}: every node computes what the file expects", path.display());
-            (text, json!({ "self_test": true }))
+    // Whether what is written says which file it is of.
+    let named = arguments.output.is_some() || arguments.json;
+    let (text, mut result) = thread::scope(|scope| {
+        let check = Aside::start(scope, || model.verify_checksum().with_context(reading));
+        let mut runner = Runner::new(model, check, isa, arguments.threads.into(), &mut arena)?;
+        runner.set_class(arguments.class)?;
+        match &arguments.verify {
+            _ if arguments.bench => bench(arguments, &mut runner, started),
+            _ if arguments.profile => profile(arguments, &mut runner, isa),
+            _ if arguments.self_test => {
+                runner.checked()?;
+                runner.self_test().with_context(|| format!("the self-test of {}", path.display()))?;
+                let text = format!("{}: every node computes what the file expects", path.display());
+                Ok((text, json!({ "self_test": true })))
+            }
+            Some(image) => {
+                runner.checked()?;
+                let Request { seed, count, steps } = verify(&mut runner, image, &hex(&bytes))
+                    .with_context(|| format!("{} is not of {}", image.display(), path.display()))?;
+                let made =
+                    format!("made by {} from seed {seed}, count {count}, steps {steps}", path.display());
+                let result = json!({ "image": image, "verified": true, "seed": seed.json(), "count": count, "steps": steps });
+                Ok((format!("{}: {made}", image.display()), result))
+            }
+            None => {
+                let digest = named.then(|| Aside::start(scope, || hex(&bytes)));
+                pictures(arguments, &mut runner, digest)
+            }
         }
-        Some(image) => {
-            let Request { seed, count, steps } = verify(&mut runner, image, &hex(&bytes))
-                .with_context(|| format!("{} is not of {}", image.display(), path.display()))?;
-            let made = format!("made by {} from seed {seed}, count {count}, steps {steps}", path.display());
-            let result = json!({ "image": image, "verified": true, "seed": seed.json(), "count": count, "steps": steps });
-            (format!("{}: {made}", image.display()), result)
-        }
-        None => pictures(arguments, &mut runner, &hex(&bytes))?,
-    };
+    })?;
     result["model"] = json!(path);
     let mut out = std::io::stdout();
     if arguments.json {
@@ -162,8 +175,35 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Something that is computed on another thread, or at once where the operating system gives none.
+struct Aside<'scope, T>(Result<ScopedJoinHandle<'scope, T>, T>);
+
+impl<'scope, T: Send> Aside<'scope, T> {
+    fn start(scope: &'scope Scope<'scope, '_>, work: impl Fn() -> T + Copy + Send + 'scope) -> Self
+    where
+        T: 'scope,
+    {
+        Self(thread::Builder::new().spawn_scoped(scope, work).map_err(|_| work()))
+    }
+
+    /// Waits for it.
+    fn result(self) -> T {
+        match self.0 {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(result) => result,
+        }
+    }
+}
+
+/// An engine, and the file's checksum, for which all of the file is read while the first picture is made. Nothing is handed out
+/// before that is done.
+struct Runner<'m, 'a, 's> {
+    engine: AnyEngine<'m, 'a>,
+    check: Option<Aside<'s, Result<()>>>,
+}
+
 /// An engine of either kind.
-enum Runner<'m, 'a> {
+enum AnyEngine<'m, 'a> {
     Float(Engine<'m, 'a>),
     Integer(IntegerEngine<'m, 'a>),
 }
@@ -263,41 +303,62 @@ struct Made {
     median: f64,
 }
 
-impl<'m, 'a> Runner<'m, 'a> {
-    fn new(model: Model<'m>, isa: Isa, threads: usize, arena: &'a mut [u8]) -> Result<Self> {
+impl<'m, 'a, 's> Runner<'m, 'a, 's> {
+    fn new(
+        model: Model<'m>,
+        check: Aside<'s, Result<()>>,
+        isa: Isa,
+        threads: usize,
+        arena: &'a mut [u8],
+    ) -> Result<Self> {
         let cpu = Cpu::with_threads(isa, threads)?;
-        Ok(match model.weights() {
-            Dtype::I8 => Self::Integer(IntegerEngine::on(cpu, model, arena)?),
-            Dtype::F32 | Dtype::F16 => Self::Float(Engine::on(cpu, model, arena)?),
-        })
+        let engine = match model.weights() {
+            Dtype::I8 => AnyEngine::Integer(IntegerEngine::on(cpu, model, arena)?),
+            Dtype::F32 | Dtype::F16 => AnyEngine::Float(Engine::on(cpu, model, arena)?),
+        };
+        Ok(Self { engine, check: Some(check) })
+    }
+
+    /// Whether the file is whole.
+    fn checked(&mut self) -> Result<()> {
+        self.check.take().map_or(Ok(()), Aside::result)
     }
 
     fn model(&self) -> Model<'m> {
-        match self {
-            Self::Float(engine) => *engine.model(),
-            Self::Integer(engine) => *engine.model(),
+        match &self.engine {
+            AnyEngine::Float(engine) => *engine.model(),
+            AnyEngine::Integer(engine) => *engine.model(),
+        }
+    }
+
+    fn isa(&self) -> Isa {
+        match &self.engine {
+            AnyEngine::Float(engine) => engine.isa(),
+            AnyEngine::Integer(engine) => engine.isa(),
         }
     }
 
     /// Makes a picture and says after each node, by its index, that it has been computed.
     fn observe(&mut self, seed: u64, steps: usize, after: &mut (dyn FnMut(usize) + Send)) -> Result<()> {
-        match self {
-            Self::Float(engine) => {
+        match &mut self.engine {
+            AnyEngine::Float(engine) => {
                 let (nodes, mut index) = (engine.model().nodes().len(), 0);
                 engine.observe(seed, steps, &mut |_| {
                     after(index % nodes);
                     index += 1;
                 })?;
             }
-            Self::Integer(engine) => engine.observe(seed, steps, &mut |_, index, _| after(index))?,
+            AnyEngine::Integer(engine) => {
+                engine.observe(seed, steps, &mut |_, index, _| after(index))?;
+            }
         }
-        Ok(())
+        self.checked()
     }
 
     fn set_class(&mut self, class: Option<usize>) -> Result<()> {
-        match self {
-            Self::Float(engine) => Ok(engine.set_class(class)?),
-            Self::Integer(_) => match class {
+        match &mut self.engine {
+            AnyEngine::Float(engine) => Ok(engine.set_class(class)?),
+            AnyEngine::Integer(_) => match class {
                 Some(_) => bail!("a file of integers has no classes"),
                 None => Ok(()),
             },
@@ -305,27 +366,31 @@ impl<'m, 'a> Runner<'m, 'a> {
     }
 
     fn self_test(&mut self) -> Result<()> {
-        match self {
-            Self::Float(_) => bail!("only a file of integers has one"),
-            Self::Integer(engine) => Ok(engine.self_test()?),
+        match &mut self.engine {
+            AnyEngine::Float(_) => bail!("only a file of integers has one"),
+            AnyEngine::Integer(engine) => Ok(engine.self_test()?),
         }
     }
 
     /// The bytes of a picture, by row, column and channel.
     fn picture(&mut self, seed: Source, steps: usize) -> Result<Vec<u8>> {
         let shape = self.model().image().shape();
-        Ok(match (self, seed) {
-            (Self::Float(engine), Source::Seed(seed)) => {
+        let picture = match (&mut self.engine, seed) {
+            (AnyEngine::Float(engine), Source::Seed(seed)) => {
                 traflow_runtime::bytes(engine.generate(seed, steps)?, shape).collect()
             }
-            (Self::Float(engine), Source::Between(seeds, at)) => {
+            (AnyEngine::Float(engine), Source::Between(seeds, at)) => {
                 traflow_runtime::bytes(engine.mix(&Mix::new(seeds, at), steps)?, shape).collect()
             }
-            (Self::Integer(engine), Source::Seed(seed)) => engine.generate(seed, steps)?.bytes().collect(),
-            (Self::Integer(engine), Source::Between(seeds, at)) => {
+            (AnyEngine::Integer(engine), Source::Seed(seed)) => {
+                engine.generate(seed, steps)?.bytes().collect()
+            }
+            (AnyEngine::Integer(engine), Source::Between(seeds, at)) => {
                 engine.mix(&Mix::new(seeds, at), steps)?.bytes().collect()
             }
-        })
+        };
+        self.checked()?;
+        Ok(picture)
     }
 
     fn make(&mut self, request: Request) -> Result<Made> {
@@ -353,7 +418,7 @@ impl<'m, 'a> Runner<'m, 'a> {
 }
 
 /// Makes the pictures of a PNG again; an error says what differs.
-fn verify(runner: &mut Runner<'_, '_>, path: &Path, model_digest: &str) -> Result<Request> {
+fn verify(runner: &mut Runner<'_, '_, '_>, path: &Path, model_digest: &str) -> Result<Request> {
     let mut reader = png::Decoder::new(BufReader::new(File::open(path)?)).read_info()?;
     let text = |keyword: &str, reader: &png::Reader<BufReader<File>>| -> Result<String> {
         let mut texts = reader.info().uncompressed_latin1_text.iter();
@@ -398,10 +463,10 @@ fn map(path: &Path) -> Result<Mmap> {
     // SAFETY: the map is only read. Who writes into the file while it is in use changes the numbers of a picture, or
     // ends this program by shortening the file; the places of tensors were checked, and are checked again when used.
     let map = unsafe { Mmap::map(&file) }?;
-    // All of it is needed, and in pages as large as the system has them. What it does not offer, it does without.
+    // In pages as large as the system has them, if it offers that.
     #[cfg(target_os = "linux")]
-    for advice in [Advice::HugePage, Advice::PopulateRead] {
-        _ = map.advise(advice);
+    {
+        _ = map.advise(Advice::HugePage);
     }
     Ok(map)
 }
@@ -417,9 +482,14 @@ fn memory(bytes: usize) -> Result<MmapMut> {
 }
 
 /// Makes pictures, and writes them where that was asked for. What was done, as text and as JSON.
-fn pictures(arguments: &Arguments, runner: &mut Runner<'_, '_>, model: &str) -> Result<(String, Value)> {
+fn pictures(
+    arguments: &Arguments,
+    runner: &mut Runner<'_, '_, '_>,
+    model: Option<Aside<'_, String>>,
+) -> Result<(String, Value)> {
     let request = Request { seed: arguments.seed, count: arguments.count, steps: arguments.steps };
     let Made { grid, idx, digests, digest: of_all, median } = runner.make(request)?;
+    let model = &model.map(Aside::result).unwrap_or_default();
     let mut lines = Vec::new();
     let (sizes, Request { seed, count, steps }) = (runner.model(), request);
     let mut result = json!({
@@ -445,7 +515,11 @@ fn pictures(arguments: &Arguments, runner: &mut Runner<'_, '_>, model: &str) -> 
 }
 
 /// Measures the time of a picture.
-fn bench(arguments: &Arguments, runner: &mut Runner<'_, '_>, started: Instant) -> Result<(String, Value)> {
+fn bench(
+    arguments: &Arguments,
+    runner: &mut Runner<'_, '_, '_>,
+    started: Instant,
+) -> Result<(String, Value)> {
     let seed = arguments.seed.seed()?;
     runner.observe(seed, arguments.steps, &mut |_| ())?;
     let first = milliseconds(started);
@@ -476,7 +550,7 @@ fn peak_resident() -> Option<u64> {
 }
 
 /// Measures the time of each node, as the median of many pictures.
-fn profile(arguments: &Arguments, runner: &mut Runner<'_, '_>, isa: Isa) -> Result<(String, Value)> {
+fn profile(arguments: &Arguments, runner: &mut Runner<'_, '_, '_>, isa: Isa) -> Result<(String, Value)> {
     let model = runner.model();
     let nodes = model.nodes().len();
     let mut times = vec![Vec::new(); nodes];
@@ -545,16 +619,12 @@ fn profile(arguments: &Arguments, runner: &mut Runner<'_, '_>, isa: Isa) -> Resu
 }
 
 /// Adds to a measurement what was measured.
-fn describe(arguments: &Arguments, runner: &Runner<'_, '_>, result: &mut Value) {
+fn describe(arguments: &Arguments, runner: &Runner<'_, '_, '_>, result: &mut Value) {
     let model = runner.model();
     result["seed"] = arguments.seed.json();
     result["steps"] = json!(arguments.steps);
     result["threads"] = json!(arguments.threads);
-    let isa = match runner {
-        Runner::Float(engine) => engine.isa(),
-        Runner::Integer(engine) => engine.isa(),
-    };
-    result["isa"] = json!(isa.name());
+    result["isa"] = json!(runner.isa().name());
     result["arena_bytes"] = json!(model.arena_bytes());
     result["weights_bytes"] = json!(model.weights_bytes());
 }
