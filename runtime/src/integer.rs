@@ -113,7 +113,7 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
     /// # Errors
     /// Where the model has no schedule of so many steps, those that it has.
     pub fn mix(&mut self, mix: &Mix, steps: usize) -> Result<Picture<'_>, EngineError> {
-        self.start(&|index| mix.at(index), steps, &mut |_, _, _| {})?;
+        self.start(&|block| mix.four(block), steps, &mut |_, _, _| {})?;
         Ok(self.picture())
     }
 
@@ -174,12 +174,12 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
     /// # Errors
     /// Where the model has no schedule of so many steps, those that it has.
     pub fn observe(&mut self, seed: u64, steps: usize, visit: Visit<'_>) -> Result<(), EngineError> {
-        self.start(&|index| Noise::new(seed).at(index), steps, visit)
+        self.start(&|block| Noise::new(seed).four(block), steps, visit)
     }
 
     fn start(
         &mut self,
-        noise: &dyn Fn(u64) -> i32,
+        noise: &dyn Fn(u64) -> [i32; 4],
         steps: usize,
         visit: Visit<'_>,
     ) -> Result<(), EngineError> {
@@ -301,13 +301,16 @@ impl<'m> Memory<'m, '_> {
     }
 }
 
-/// Noise, whose elements are counted by channel first, in the order and the units of a picture.
-fn start(noise: &dyn Fn(u64) -> i32, shape: Shape, x: &mut [i16]) {
+/// Noise, four numbers a block, whose elements are counted by channel first, in the order and the units of a picture.
+fn start(noise: &dyn Fn(u64) -> [i32; 4], shape: Shape, x: &mut [i16]) {
     const SHIFT: u32 = NOISE_BITS - IMAGE_BITS;
-    let mut index = 0;
+    let (mut index, mut four) = (0, [0; 4]);
     for channel in 0..usize::from(shape.channels) {
         for x in x.iter_mut().skip(channel).step_by(usize::from(shape.channels).max(1)) {
-            let number = (noise(index) + (1 << (SHIFT - 1))) >> SHIFT;
+            if index % 4 == 0 {
+                four = noise(index / 4);
+            }
+            let number = (four[(index % 4) as usize] + (1 << (SHIFT - 1))) >> SHIFT;
             *x = number.clamp(i16::MIN.into(), i16::MAX.into()) as i16;
             index += 1;
         }
@@ -408,7 +411,7 @@ mod tests {
     fn noise_is_that_of_the_seed() {
         let shape = Shape::new(3, 5, 4);
         let mut x = [0i16; 60];
-        start(&|index| Noise::new(9).at(index), shape, &mut x);
+        start(&|block| Noise::new(9).four(block), shape, &mut x);
         for index in 0..60 {
             let exact = f64::from(Noise::new(9).at(index as u64)) / 512.0;
             let found = f64::from(x[index % 20 * 3 + index / 20]);
