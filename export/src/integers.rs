@@ -5,6 +5,7 @@ use std::fmt;
 use serde_json::{Value, json};
 use traflow_graph::checkpoint::Checkpoint;
 use traflow_graph::formats::{Format, Formats};
+use traflow_graph::graph::Graph;
 use traflow_graph::model::{Dtype, Model, ModelError, Moment, VERSION_OF_INTEGERS};
 use traflow_graph::op::Op;
 use traflow_graph::plan::plan_integers;
@@ -34,7 +35,8 @@ pub struct Options {
     pub per_step: bool,
     /// Whether biases make up for the mean error of rounded weights.
     pub correct_bias: bool,
-    /// The part of the picture's error that rounding a value to 8 bits may cause; one that causes more has 16.
+    /// The part of the picture's error that rounding a value to 8 bits may cause; one that causes more has 16. It is
+    /// `1 + 50 p` times as much for a value that takes a part p of the network's products, which then take twice as long.
     pub island_share: f64,
 }
 
@@ -182,17 +184,34 @@ pub fn export_network(
     Ok(Exported { file, formats: named(network, &formats[0]), report })
 }
 
-/// Which values have 16 bits: those whose rounding to 8 causes more than its share of the picture's error.
+/// Which values have 16 bits: those whose rounding to 8 causes more of the picture's error than they may.
 fn islands(network: &Network, seen: &Statistics, moment: Moment, options: &Options) -> Vec<bool> {
     let mut wide = widths(network, vec![false; network.graph.nodes().len()]);
     let of_first = Options { per_step: false, ..options.clone() };
     let formats = all_formats(network, seen, &wide, &of_first).remove(0);
     let errors = quality::sensitivity(network, moment, &formats, SENSITIVITY);
     let total: f64 = errors.iter().flatten().sum();
-    for (wide, [error, _]) in wide.iter_mut().zip(errors) {
-        *wide |= error > options.island_share * total;
+    let products = products(&network.graph);
+    for ((wide, [error, _]), products) in wide.iter_mut().zip(errors).zip(products) {
+        *wide |= error > options.island_share * (1.0 + 50.0 * products) * total;
     }
     widths(network, wide)
+}
+
+/// The part of a network's products that each value takes part in.
+fn products(graph: &Graph) -> Vec<f64> {
+    let all = graph.macs().max(1) as f64;
+    let mut products = vec![0.0; graph.nodes().len()];
+    for (index, node) in graph.nodes().iter().enumerate().rev() {
+        let of_node = match node.op {
+            Op::Conv2d { .. } => node.op.macs(&graph.input_shapes(node)) as f64 / all,
+            // It has the width of its input.
+            Op::Upsample => products[index],
+            _ => continue,
+        };
+        products[node.inputs[0].index()] += of_node;
+    }
+    products
 }
 
 /// Formats of all values at each moment.

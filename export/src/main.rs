@@ -99,7 +99,8 @@ struct Calibration {
     /// Leave biases as they are where rounded weights change the mean
     #[arg(long, requires = "int8")]
     no_bias_correction: bool,
-    /// Values that cause more than this part of the picture's error get 16 bits
+    /// Values that cause more than this part of the picture's error get 16 bits; those that large convolutions read have to
+    /// cause more of it
     #[arg(long, default_value_t = 0.02, value_name = "PART", requires = "int8")]
     island_share: f64,
     /// JSON file to write: how integers stand for each value, for traflow distill --qat
