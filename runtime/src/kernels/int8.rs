@@ -93,6 +93,37 @@ fn load<S: Lanes>(s: S, x: Option<Values<'_>>, y: &ValuesMut<'_>, index: usize, 
     }
 }
 
+/// So many elements of x, or of y where there is no x, as N vectors; what is missing in the last one are zeros.
+#[inline(always)]
+fn load_row<S: Lanes, const N: usize>(
+    s: S,
+    x: Option<Values<'_>>,
+    y: &ValuesMut<'_>,
+    index: usize,
+    width: usize,
+) -> [S::V; N] {
+    let mut row = [s.splat(0); N];
+    let x = match x {
+        Some(x) => x,
+        None => y.values(),
+    };
+    match x {
+        Values::Narrow(x) => {
+            let x = &x[index..index + width];
+            for n in 0..N {
+                row[n] = s.load8(&lanes(&x[n * LANES..]));
+            }
+        }
+        Values::Wide(x) => {
+            let x = &x[index..index + width];
+            for n in 0..N {
+                row[n] = s.load16(&lanes(&x[n * LANES..]));
+            }
+        }
+    }
+    row
+}
+
 /// As many elements as an array has, from an index on.
 #[inline(always)]
 fn array<T, const N: usize>(x: &[T], index: usize) -> &[T; N] {
@@ -198,6 +229,39 @@ impl<'a> ValuesMut<'a> {
                     y[index..index + width].copy_from_slice(&whole[..width]);
                 }
             },
+        }
+    }
+
+    /// The nearest numbers of so many lanes of N vectors, of which the last one is not empty.
+    #[inline(always)]
+    fn store_row<S: Lanes, const N: usize>(&mut self, s: S, row: &[S::V; N], index: usize, width: usize) {
+        match self {
+            Self::Narrow(y) => {
+                let y = &mut y[index..index + width];
+                for n in 0..N {
+                    match y[n * LANES..].first_chunk_mut() {
+                        Some(y) => s.store8(row[n], y),
+                        None => {
+                            let mut whole = [0; LANES];
+                            s.store8(row[n], &mut whole);
+                            y[n * LANES..].copy_from_slice(&whole[..width - n * LANES]);
+                        }
+                    }
+                }
+            }
+            Self::Wide(y) => {
+                let y = &mut y[index..index + width];
+                for n in 0..N {
+                    match y[n * LANES..].first_chunk_mut() {
+                        Some(y) => s.store16(row[n], y),
+                        None => {
+                            let mut whole = [0; LANES];
+                            s.store16(row[n], &mut whole);
+                            y[n * LANES..].copy_from_slice(&whole[..width - n * LANES]);
+                        }
+                    }
+                }
+            }
         }
     }
 

@@ -3,7 +3,7 @@ use core::ops::Range;
 use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD, Wide};
 
-use super::{Values, ValuesMut, lanes, load, rows};
+use super::{Values, ValuesMut, lanes, load_row, rows};
 use crate::cpu::Cpu;
 use crate::simd::{Device, Factor, IntegerKernel, Lanes, Row, dots, dots_part};
 use crate::tiles::group;
@@ -218,7 +218,7 @@ impl Part<'_> {
         let whole = self.bias.len() / PANEL;
         let mut panel = 0;
         while panel < whole {
-            let panels = group(whole - panel, S::TILE[1]);
+            let panels = group(whole - panel, F::panels::<S>());
             match (S::TILE[0], panels) {
                 (8, 4) => self.tiles::<S, F, 6, 4>(s, band, panel, true),
                 (8, 3) => self.tiles::<S, F, 8, 3>(s, band, panel, true),
@@ -275,33 +275,54 @@ impl Part<'_> {
         let split = if two_parts { self.split } else { band.channels };
         let parts = [0..split, split..band.channels];
 
-        // What is added to the factors is taken away from the sums beforehand.
-        let mut begin = [[s.splat(0); N]; 2];
-        if F::offset::<S>() != 0 {
-            let ones = s.splat(0x0101_0101);
-            for (begin, part) in begin.iter_mut().zip(&parts) {
-                for (begin, panel) in begin.iter_mut().zip(panels) {
-                    for [first, length, _] in self.pieces(part, band) {
-                        for row in panel[first * width..(first + length) * width].chunks_exact(width) {
-                            *begin = s.dot(*begin, s.row_part(row), ones);
-                        }
-                    }
-                    *begin = s.mul(*begin, s.splat(-F::offset::<S>()));
+        let begin = [
+            self.begin::<S, F, N>(s, band, panels, width, &parts[0]),
+            self.begin::<S, F, N>(s, band, panels, width, &parts[1]),
+        ];
+        let mut scales = [self.scale(s, panel); N];
+        for (n, scale) in scales.iter_mut().enumerate().skip(1) {
+            *scale = self.scale(s, panel + n);
+        }
+        for pixel in (band.pixels[0]..band.pixels[1]).step_by(M) {
+            let places = self.places::<F, M>(band, pixel);
+            let first = self.sums(s, band, places, panels, width, &parts[0], [begin[0]; M]);
+            let pixels = pixel..band.pixels[1];
+            if two_parts {
+                let second = self.sums(s, band, places, panels, width, &parts[1], [begin[1]; M]);
+                self.store(s, pixels, panel, &scales, [&first, &second]);
+            } else {
+                self.store(s, pixels, panel, &scales, [&first, &first]);
+            }
+        }
+    }
+
+    /// What the sums of a part begin with: what is added to the factors is taken away beforehand.
+    #[inline(always)]
+    fn begin<S: Lanes, F: Factor, const N: usize>(
+        &self,
+        s: S,
+        band: Band<'_, F>,
+        panels: [&[[i8; QUAD]]; N],
+        width: usize,
+        part: &Range<usize>,
+    ) -> [S::V; N] {
+        let mut begin = [s.splat(0); N];
+        if F::offset::<S>() == 0 {
+            return begin;
+        }
+        let ones = s.splat(0x0101_0101);
+        for [first, length, _] in self.pieces(part, band) {
+            let rows = panels.map(|panel| &panel[first * width..(first + length) * width]);
+            for row in 0..length {
+                for (begin, rows) in begin.iter_mut().zip(rows) {
+                    *begin = s.dot(*begin, s.row_part(&rows[row * width..][..width]), ones);
                 }
             }
         }
-
-        for pixel in (band.pixels[0]..band.pixels[1]).step_by(M) {
-            let places = self.places::<F, M>(band, pixel);
-            let mut first = [begin[0]; M];
-            self.sums(s, band, places, panels, width, &parts[0], &mut first);
-            let mut second = first;
-            if two_parts {
-                second = [begin[1]; M];
-                self.sums(s, band, places, panels, width, &parts[1], &mut second);
-            }
-            self.store(s, pixel, band.pixels[1], panel, [&first, &second]);
+        for begin in &mut begin {
+            *begin = s.mul(*begin, s.splat(-F::offset::<S>()));
         }
+        begin
     }
 
     /// Adds the products of a tile, over the channels of a part.
@@ -315,23 +336,24 @@ impl Part<'_> {
         panels: [&[[i8; QUAD]]; N],
         width: usize,
         part: &Range<usize>,
-        sums: &mut [[S::V; N]; M],
-    ) {
+        mut sums: [[S::V; N]; M],
+    ) -> [[S::V; N]; M] {
         for [first, length, skip] in self.pieces(part, band) {
             let mut pixels: [&[F]; M] = [&[]; M];
             for (pixel, place) in pixels.iter_mut().zip(places) {
                 *pixel = &band.factors[place + skip..][..length * QUAD];
             }
             if width < PANEL {
-                dots_part(s, pixels, &panels[0][first * width..(first + length) * width], width, sums);
+                dots_part(s, pixels, &panels[0][first * width..(first + length) * width], width, &mut sums);
                 continue;
             }
             let mut rows: [&[Row]; N] = [&[]; N];
             for (rows, panel) in rows.iter_mut().zip(panels) {
                 *rows = panel[first * PANEL..(first + length) * PANEL].as_chunks().0;
             }
-            dots(s, pixels, rows, sums);
+            dots(s, pixels, rows, &mut sums);
         }
+        sums
     }
 
     /// Where the factors of M pixels begin. Pixels after the last one repeat it, and are not stored.
@@ -353,41 +375,59 @@ impl Part<'_> {
         places
     }
 
-    /// Rescales the sums of a tile.
+    /// Rescales the sums of a tile. Pixels after the last one are not stored.
     #[inline(always)]
     fn store<S: Lanes, const M: usize, const N: usize>(
         &mut self,
         s: S,
-        pixel: usize,
-        end: usize,
+        pixels: Range<usize>,
         panel: usize,
+        scales: &[Scale<S>; N],
         sums: [&[[S::V; N]; M]; 2],
     ) {
-        let outs = self.bias.len();
+        let (outs, out) = (self.bias.len(), panel * PANEL);
+        let width = (outs - out).min(N * PANEL);
+        let two_parts = !self.factors[1].is_empty();
         let residual = s.splat(self.residual);
-        for n in 0..N {
-            let out = (panel + n) * PANEL;
-            let width = PANEL.min(outs - out);
-            let bias = s.load_long(&lanes(&self.bias[out..out + width]));
-            let first_factors = s.load(&lanes(&self.factors[0][out..out + width]));
-            let second_factors = match self.factors[1] {
-                [] => s.splat(0),
-                factors => s.load(&lanes(&factors[out..out + width])),
-            };
-            for (m, (first, second)) in sums[0].iter().zip(sums[1]).take(end - pixel).enumerate() {
-                let index = (pixel + m) * outs + out;
-                let mut sum = s.add_long(bias, s.mul_long(first[n], first_factors));
-                if !self.factors[1].is_empty() {
-                    sum = s.add_long(sum, s.mul_long(second[n], second_factors));
+        for (m, (first, second)) in sums[0].iter().zip(sums[1]).take(pixels.len()).enumerate() {
+            let index = (pixels.start + m) * outs + out;
+            let mut row = [residual; N];
+            if self.residual != 0 {
+                row = load_row(s, self.r, &self.y, index, width);
+            }
+            for (n, scale) in scales.iter().enumerate() {
+                let mut sum = s.add_long(scale.bias, s.mul_long(first[n], scale.factors[0]));
+                if two_parts {
+                    sum = s.add_long(sum, s.mul_long(second[n], scale.factors[1]));
                 }
                 if self.residual != 0 {
-                    let r = load(s, self.r, &self.y, index, width);
-                    sum = s.add_long(sum, s.mul_long(r, residual));
+                    sum = s.add_long(sum, s.mul_long(row[n], residual));
                 }
-                self.y.store(s, s.narrow(sum, self.shift), index, width);
+                row[n] = s.narrow(sum, self.shift);
             }
+            self.y.store_row(s, &row, index, width);
         }
     }
+
+    /// The scale of a panel.
+    #[inline(always)]
+    fn scale<S: Lanes>(&self, s: S, panel: usize) -> Scale<S> {
+        let outs = panel * PANEL..self.bias.len().min((panel + 1) * PANEL);
+        let mut factors = [s.splat(0); 2];
+        for (factors, of_part) in factors.iter_mut().zip(self.factors) {
+            if !of_part.is_empty() {
+                *factors = s.load(&lanes(&of_part[outs.clone()]));
+            }
+        }
+        Scale { bias: s.load_long(&lanes(&self.bias[outs])), factors }
+    }
+}
+
+/// What makes sums of products to numbers of the output, for a panel.
+#[derive(Clone, Copy)]
+struct Scale<S: Lanes> {
+    bias: S::Long,
+    factors: [S::V; 2],
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ use super::{Lanes, Row};
 pub(crate) trait Factor: bytemuck::Pod + Send + Sync {
     /// A row of weights.
     type Row<S: Lanes>: Copy;
+    /// Panels of the largest tile.
+    fn panels<S: Lanes>() -> usize;
     /// What is added to a number to make it one of these.
     fn offset<S: Lanes>() -> i32;
     /// The number with that.
@@ -20,6 +22,11 @@ pub(crate) trait Factor: bytemuck::Pod + Send + Sync {
 
 impl Factor for u8 {
     type Row<S: Lanes> = S::V;
+
+    #[inline(always)]
+    fn panels<S: Lanes>() -> usize {
+        S::TILE[1]
+    }
 
     #[inline(always)]
     fn offset<S: Lanes>() -> i32 {
@@ -48,6 +55,11 @@ impl Factor for u8 {
 /// Numbers as they lie in a value.
 impl Factor for i8 {
     type Row<S: Lanes> = [S::V; 2];
+
+    #[inline(always)]
+    fn panels<S: Lanes>() -> usize {
+        i16::panels::<S>()
+    }
 
     #[inline(always)]
     fn offset<S: Lanes>() -> i32 {
@@ -83,6 +95,12 @@ impl Factor for i8 {
 
 impl Factor for i16 {
     type Row<S: Lanes> = [S::V; 2];
+
+    #[inline(always)]
+    fn panels<S: Lanes>() -> usize {
+        // A row of weights takes two registers.
+        S::TILE[1].min(2)
+    }
 
     #[inline(always)]
     fn offset<S: Lanes>() -> i32 {
