@@ -5,20 +5,15 @@
 # TRAFLOW_PROGRAMS is a folder with traflow-run; without it that is built.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-need() {
-    local missing=()
-    for pair in "$@"; do command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}"); done
-    [ ${#missing[@]} -eq 0 ] || { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; }
-}
-need qemu-system-arm=qemu-system-arm qemu-system-aarch64=qemu-system-arm qemu-system-riscv32=qemu-system-misc \
-    arm-none-eabi-objdump=binutils-arm-none-eabi
-rustup target add thumbv7m-none-eabi >/dev/null 2>&1 || [ -d /usr/lib/rustlib/src ] ||
-    { apt-get update && apt-get install -y --no-install-recommends rustc-web cargo-web rust-web-src; }
+source ../tests/toolchain.sh
+need qemu-system-arm qemu-system-arm
+need qemu-system-aarch64 qemu-system-arm
+need qemu-system-riscv32 qemu-system-misc
+need arm-none-eabi-objdump binutils-arm-none-eabi
 
 fail() { printf 'error: %s\n' "$1" >&2; exit 1; }
 log=$(mktemp -d)
 trap 'rm -r "$log"' EXIT
-export QUIET=1
 
 programs=${TRAFLOW_PROGRAMS:-}
 if [ -z "$programs" ]; then

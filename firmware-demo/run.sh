@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds a program for a board and runs it in QEMU, whose exit code is the program's result:
 #   run.sh BOARD [PROGRAM] [QEMU'S OPTIONS...]
-# Programs: self_test (default), load, clothes (lm3s6965evb), screen (virt64). With BUILD_ONLY=1 it prints the path of the
+# Programs: self_test (default), pictures, load, clothes (lm3s6965evb), screen (virt64). With BUILD_ONLY=1 it prints the path of the
 # program and does not run it. TRAFLOW_MODEL names the model file that goes into it.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -22,24 +22,12 @@ virt64) target=aarch64-unknown-none flags="-Crelocation-model=static -Ctarget-fe
 *) printf 'error: there is no board %s\n' "$board" >&2; exit 2 ;;
 esac
 
-# Rust for the target: rustup's if it has it, or Debian's compiler with the sources of core.
 cd "$here"
-build=(cargo build)
-if [ -d "$(rustc --print sysroot)/lib/rustlib/$target" ] || rustup target add "$target" >/dev/null 2>&1; then
-    found="rustup's $target"
-elif rustc=/usr/bin/rustc && [ -x "$rustc" ] && [ -d /usr/lib/rustlib/src ]; then
-    found="Debian's $("$rustc" --version) with the sources of core"
-    PATH=/usr/bin:$(rustc --print sysroot)/lib/rustlib/x86_64-unknown-linux-gnu/bin:$PATH
-    export PATH RUSTC=$rustc RUSTC_BOOTSTRAP=1
-    build=(/usr/bin/cargo build -Zbuild-std=core)
-else
-    printf 'error: neither rustup target add %s works nor is Debian'\''s toolchain there: apt-get install rustc-web cargo-web rust-web-src\n' "$target" >&2
-    exit 1
-fi
-[ -n "${QUIET:-}" ] || printf 'toolchain: %s\n' "$found" >&2
+source ../tests/toolchain.sh
+find_cargo "$target"
 
 export CARGO_TARGET_DIR=$here/target
-RUSTFLAGS=$flags "${build[@]}" --quiet --release --target "$target" --features "$board" --bin "$program" >&2
+RUSTFLAGS=$flags "${cargo[@]}" build --quiet --release --target "$target" --features "$board" --bin "$program" >&2
 elf=$CARGO_TARGET_DIR/$target/release/$program
 if [ -n "${BUILD_ONLY:-}" ]; then
     echo "$elf"

@@ -11,31 +11,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/targets"
 packages=(--package traflow-graph --package traflow-runtime)
-need() { command -v "$1" >/dev/null || { apt-get update && apt-get install -y --no-install-recommends "${@:2}"; }; }
-
-# Sets `cargo` to what can compile for a target.
-find_cargo() {
-    local sources=/usr/lib/rustlib/src/rust/library/Cargo.lock
-    if rustup target add "$1" >/dev/null 2>&1; then
-        cargo=(cargo)
-        echo "$1: the standard library is rustup's"
-        return
-    fi
-    [ -e "$sources" ] || { apt-get update && apt-get install -y --no-install-recommends rustc-web cargo-web rust-web-src; } ||
-        true
-    if [ -e "$sources" ]; then
-        cargo=(env -u RUSTUP_TOOLCHAIN RUSTC=/usr/bin/rustc RUSTC_BOOTSTRAP=1 /usr/bin/cargo -Zbuild-std=std,panic_abort,test)
-        echo "$1: the standard library is compiled by $(/usr/bin/rustc --version)"
-    else
-        echo "error: neither rustup nor the system has a standard library for $1" >&2
-        exit 1
-    fi
-}
+source tests/toolchain.sh
 
 aarch64() {
     need qemu-aarch64 qemu-user
     need aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross
-    find_cargo aarch64-unknown-linux-gnu
+    find_cargo aarch64-unknown-linux-gnu std,panic_abort,test
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
     export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
     "${cargo[@]}" test --target aarch64-unknown-linux-gnu "${packages[@]}" --no-default-features --features traflow-runtime/threads
@@ -43,7 +24,7 @@ aarch64() {
 
 wasm32() {
     need node nodejs
-    find_cargo wasm32-wasip1
+    find_cargo wasm32-wasip1 std,panic_abort,test
     local flags="-Ctarget-feature=+simd128"
     if [ "${cargo[0]}" = env ]; then
         need wasm-ld lld
