@@ -19,8 +19,8 @@ use crate::fuse::fuse;
 use crate::network::Network;
 use crate::order::projections_first;
 use crate::quality::{self, NodeQuality, Psnr};
-use crate::quantise::{Source, formats, named, quantise, trained_formats, widths};
-use crate::{ExportError, integer, made, provenance, schedules};
+use crate::quantise::{Source, formats, named, quantise, trained_formats, unseen_formats, widths};
+use crate::{ExportError, aligned, integer, made, provenance, schedules};
 
 /// What a model file of integers is to be like.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,6 +121,17 @@ const SENSITIVITY: u64 = 2;
 /// Where the network does not fit into a model file, or the runtime computes anything else than the definition.
 pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, ExportError> {
     let schedules = schedules(&options.steps);
+    export_network(
+        &lower(checkpoint, &schedules)?,
+        &schedules,
+        options,
+        checkpoint.formats.as_ref(),
+        &provenance(checkpoint, &made(VERSION_OF_INTEGERS, Dtype::I8, &schedules)),
+    )
+}
+
+/// The network that a file of integers has.
+fn lower(checkpoint: &Checkpoint, schedules: &[Vec<Moment>]) -> Result<Network, ExportError> {
     let trained = Network::of(checkpoint)?;
     let network = fuse(projections_first(fold(&trained, &schedules.concat())?)?)?;
     for (index, node) in network.graph.nodes().iter().enumerate() {
@@ -133,13 +144,25 @@ pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, Ex
             return Err(IntegersError::Operation { index, name: node.name.clone() }.into());
         }
     }
-    export_network(
-        &network,
-        &schedules,
-        options,
-        checkpoint.formats.as_ref(),
-        &provenance(checkpoint, &made(VERSION_OF_INTEGERS, Dtype::I8, &schedules)),
-    )
+    Ok(network)
+}
+
+/// A file that was neither calibrated nor verified, for its sizes: it has 16 bits where it has to, as with an
+/// [`island_share`](Options::island_share) of 1. Its pictures are nobody's.
+///
+/// # Errors
+/// Where the network does not fit into a model file.
+pub fn draft(checkpoint: &Checkpoint, steps: &[u32]) -> Result<Vec<u8>, ExportError> {
+    let schedules = schedules(steps);
+    let network = lower(checkpoint, &schedules)?;
+    let moments = schedules.concat();
+    let wide = widths(&network, vec![false; network.graph.nodes().len()]);
+    let formats = vec![unseen_formats(&network, &wide); moments.len()];
+    let nodes = quantise(&Source { network: &network, moments: &moments, formats: &formats, seen: None });
+    let graph = &network.graph;
+    let provenance = provenance(checkpoint, &made(VERSION_OF_INTEGERS, Dtype::I8, &schedules));
+    let (plan, schedules) = (&plan_integers(graph, &wide), &schedules[..]);
+    Ok(write_integers(&IntegerSource { graph, plan, schedules, nodes: &nodes, provenance: &provenance })?)
 }
 
 /// Turns a network whose nodes that depend on time alone are constants into a model file of integers, with the formats that
@@ -226,14 +249,6 @@ fn all_formats(
         return statistics.0.iter().map(of_moment).collect();
     }
     vec![formats(network, &statistics.pooled(), wide, options.observer); statistics.0.len()]
-}
-
-/// Bytes at an address that suits their tensors.
-fn aligned<'a>(file: &[u8], memory: &'a mut Vec<u8>) -> &'a [u8] {
-    memory.resize(file.len() + 63, 0);
-    let skip = memory.as_ptr().align_offset(64);
-    memory[skip..][..file.len()].copy_from_slice(file);
-    &memory[skip..][..file.len()]
 }
 
 /// Runs a file and notes what its self-test is to expect.

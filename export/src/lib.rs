@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use traflow_graph::checkpoint::{Checkpoint, CheckpointError};
 use traflow_graph::graph::GraphError;
 use traflow_graph::model::{Dtype, Moment, VERSION};
-use traflow_graph::plan::plan;
+use traflow_graph::plan::{Plan, plan};
 use traflow_graph::write::{ModelSource, WriteError, write};
 
 use crate::fold::{FoldError, fold};
@@ -86,22 +86,44 @@ pub enum ExportError {
 pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, ExportError> {
     let schedules = schedules(&options.steps);
     let trained = Network::of(checkpoint)?;
-    let folded = fold(&trained, &schedules.concat())?;
-    let fused = fuse(folded)?;
-    let fused = Network { graph: choose(fused.graph, options.winograd)?, ..fused };
+    let fused = lower(&trained, options)?;
     let plan = plan(&fused.graph, 4);
-    let parameters = fused.single();
-    let file = write(&ModelSource {
-        graph: &fused.graph,
-        plan: &plan,
-        schedules: &schedules,
-        parameters: &parameters,
-        weights: options.weights,
-        provenance: &provenance(checkpoint, &made(VERSION, options.weights, &schedules)),
-    })?;
+    let file = write_file(checkpoint, &fused, &plan, options)?;
     let differences = verify(&trained, &fused, &file, options.weights, &schedules)?;
     let report = Report::new(&trained, &fused, &plan, options.weights, file.len(), differences);
     Ok(Exported { file, report })
+}
+
+/// A file that was not verified, for its sizes.
+///
+/// # Errors
+/// Where the network does not fit into a model file.
+pub fn draft(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<u8>, ExportError> {
+    let fused = lower(&Network::of(checkpoint)?, options)?;
+    write_file(checkpoint, &fused, &plan(&fused.graph, 4), options)
+}
+
+/// The network that a file has.
+fn lower(trained: &Network, options: &Options) -> Result<Network, ExportError> {
+    let fused = fuse(fold(trained, &schedules(&options.steps).concat())?)?;
+    Ok(Network { graph: choose(fused.graph, options.winograd)?, ..fused })
+}
+
+fn write_file(
+    checkpoint: &Checkpoint,
+    fused: &Network,
+    plan: &Plan,
+    options: &Options,
+) -> Result<Vec<u8>, ExportError> {
+    let schedules = schedules(&options.steps);
+    Ok(write(&ModelSource {
+        graph: &fused.graph,
+        plan,
+        schedules: &schedules,
+        parameters: &fused.single(),
+        weights: options.weights,
+        provenance: &provenance(checkpoint, &made(VERSION, options.weights, &schedules)),
+    })?)
 }
 
 /// The moments of each number of steps, by increasing number: n steps are the grid 1, (n-1)/n, … 1/n, 0.
@@ -114,6 +136,14 @@ pub fn schedules(steps: &[u32]) -> Vec<Vec<Moment>> {
         (1..=steps).rev().map(move |left| Moment { t: time(left), s: time(left - 1) }).collect()
     };
     steps.into_iter().map(of).collect()
+}
+
+/// Bytes at an address that suits their tensors.
+pub fn aligned<'a>(file: &[u8], memory: &'a mut Vec<u8>) -> &'a [u8] {
+    memory.resize(file.len() + 63, 0);
+    let skip = memory.as_ptr().align_offset(64);
+    memory[skip..][..file.len()].copy_from_slice(file);
+    &memory[skip..][..file.len()]
 }
 
 /// How this export makes a file, for its provenance.

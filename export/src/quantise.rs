@@ -39,6 +39,11 @@ pub fn formats(network: &Network, seen: &[Seen], wide: &[bool], observer: Observ
     })
 }
 
+/// Formats for values of about [-4, 4], whatever they are: for sizes.
+pub fn unseen_formats(network: &Network, wide: &[bool]) -> Vec<Format> {
+    build(network, wide, &mut |unit| [if unit.wide { 4.0 / 32767.0 } else { 8.0 / 255.0 }, 0.0])
+}
+
 /// The formats of all values as a network was trained for them; `None` where they are of another network.
 pub fn trained_formats(network: &Network, trained: &Formats) -> Option<Vec<Format>> {
     let of_value = |(index, name): (usize, &String)| match network.graph.nodes()[index].op {

@@ -4,6 +4,7 @@
 //! [`distill`] trains a student that goes from noise to picture in one step, and [`evaluate`] judges both. The network
 //! itself is defined in `traflow-graph`; [`network`] interprets it with Burn's tensors.
 
+pub mod boards;
 pub mod data;
 pub mod device;
 pub mod distill;

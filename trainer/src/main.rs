@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use traflow_graph::checkpoint::{self, Checkpoint, Precision, Role, Tensors};
 use traflow_graph::formats::Formats;
 use traflow_graph::unet::{self, SConditioning, Unet};
+use traflow_trainer::boards::Board;
 use traflow_trainer::device::DeviceName;
 use traflow_trainer::distill::{self, DistillConfig, Lessons};
 use traflow_trainer::evaluate::Report;
@@ -313,6 +314,10 @@ struct PlanArgs {
     /// Height and width of the pictures of a preset [default: its own].
     #[arg(long, requires = "preset")]
     size: Option<u16>,
+    /// Say whether the student fits a board, as integers: stm32f411, stm32f407, nrf52840, stm32h743, stm32u585, lm3s6965 or
+    /// esp32c3.
+    #[arg(long)]
+    board: Option<String>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -371,7 +376,7 @@ fn train_teacher(args: &TeacherArgs) -> Result<()> {
     let device = args.training.device.device.open()?;
     let config: TeacherConfig = args.training.read_config()?;
     if args.training.dry_run {
-        println!("{}\n{}", toml::to_string(&config)?, Sizes::new(&config.network)?);
+        println!("{}\n{}", toml::to_string(&config)?, Sizes::new(&config.network, None)?);
         return Ok(());
     }
     let images = data::read_images(&args.images)?;
@@ -466,7 +471,7 @@ fn train_student(args: &DistillArgs) -> Result<()> {
     if args.training.dry_run {
         let student = config.student(&teacher.unet);
         config.check()?;
-        println!("{}\n{}\n\n{}", toml::to_string(&config)?, Sizes::new(&student)?, config.schedule());
+        println!("{}\n{}\n\n{}", toml::to_string(&config)?, Sizes::new(&student, None)?, config.schedule());
         return Ok(());
     }
     let folder = args.pairs.as_ref().context("no --pairs")?;
@@ -575,7 +580,7 @@ fn plan(args: &PlanArgs) -> Result<()> {
         (None, Some(path)) => read_config::<TeacherConfig>(path)?.network,
         (None, None) => bail!("name a configuration or a preset"),
     };
-    let sizes = Sizes::new(&unet)?;
+    let sizes = Sizes::new(&unet, args.board.as_deref().map(Board::named).transpose()?)?;
     if args.json {
         println!("{}", serde_json::to_string(&sizes)?);
     } else {

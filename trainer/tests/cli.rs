@@ -71,6 +71,7 @@ fn the_stages_follow_each_other() {
         "solvers",
         "sample teacher.safetensors --count 2 --steps 2 --solver rk45 -o teacher.png",
         "plan teacher.toml",
+        "plan teacher.toml --board stm32f411",
         "init --preset nano --size 8 --seed 3 -o random.safetensors",
         "sample random.safetensors --count 1 -o random.png",
     ] {
