@@ -49,7 +49,7 @@ struct Variant {
     losses: &'static [&'static str],
 }
 
-const VARIANTS: [Variant; 11] = [
+const VARIANTS: [Variant; 12] = [
     Variant { name: "distill", losses: &[] },
     Variant { name: "distill, pseudo-Huber", losses: &["output.divergence=pseudo-huber"] },
     Variant { name: "+ velocity, local", losses: &["velocity=1.0"] },
@@ -66,6 +66,10 @@ const VARIANTS: [Variant; 11] = [
     Variant {
         name: "+ velocity, local + consistency, soft",
         losses: &["velocity=1.0", "consistency.midpoint=soft"],
+    },
+    Variant {
+        name: "+ velocity, local + consistency, self; pseudo-Huber",
+        losses: &["output.divergence=pseudo-huber", "velocity=1.0", "consistency.midpoint=self"],
     },
     Variant { name: "SCoT", losses: &["output=0.0", "scot=1.0"] },
     Variant { name: "shortcut", losses: &["output=0.0", "shortcut=1.0"] },
