@@ -294,12 +294,9 @@ impl Request {
     }
 }
 
-/// Pictures, as a grid and as an IDX file, the SHA-256 of each and of all, and the median of the milliseconds that one takes.
+/// The bytes of pictures, one after the other, each by row, column and channel, and the median of the milliseconds that one takes.
 struct Made {
-    grid: Grid,
-    idx: Vec<u8>,
-    digests: Vec<String>,
-    digest: String,
+    bytes: Vec<u8>,
     median: f64,
 }
 
@@ -399,21 +396,14 @@ impl<'m, 'a, 's> Runner<'m, 'a, 's> {
             count == 1 || matches!(seed, Source::Seed(_)),
             "a point between seeds is one picture, not {count}"
         );
-        let shape = self.model().image().shape();
-        let mut grid = Grid::new(shape, count as usize)?;
-        let mut idx = idx_header(shape, count);
-        let (mut times, mut digests, mut all) = (Vec::new(), Vec::new(), Sha256::new());
+        let (mut times, mut bytes) = (Vec::new(), Vec::new());
         for index in 0..count {
             let start = Instant::now();
             let picture = self.picture(seed.next(index), steps)?;
             times.push(milliseconds(start));
-            grid.put(index as usize, &picture);
-            let channels = usize::from(shape.channels);
-            idx.extend((0..channels).flat_map(|channel| picture.iter().skip(channel).step_by(channels)));
-            digests.push(hex(&picture));
-            all.update(&picture);
+            bytes.extend(picture);
         }
-        Ok(Made { grid, idx, digests, digest: lower_hex(&all.finalize()), median: median(&mut times) })
+        Ok(Made { bytes, median: median(&mut times) })
     }
 }
 
@@ -434,7 +424,8 @@ fn verify(runner: &mut Runner<'_, '_, '_>, path: &Path, model_digest: &str) -> R
         steps: text(steps, &reader)?.parse().context("its steps")?,
     };
     ensure!((1..=65_536).contains(&request.count), "its count is not from 1 to 65,536");
-    let grid = runner.make(request)?.grid;
+    let mut grid = Grid::new(runner.model().image().shape(), request.count as usize)?;
+    grid.put(&runner.make(request)?.bytes);
     let size = (reader.info().width as usize, reader.info().height as usize);
     let format = (reader.info().color_type, reader.info().bit_depth);
     ensure!(
@@ -449,11 +440,7 @@ fn verify(runner: &mut Runner<'_, '_, '_>, path: &Path, model_digest: &str) -> R
 
 /// The SHA-256 of bytes.
 fn hex(bytes: &[u8]) -> String {
-    lower_hex(&Sha256::digest(bytes))
-}
-
-fn lower_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The bytes of a file, in memory that the operating system fills from it.
@@ -488,26 +475,32 @@ fn pictures(
     model: Option<Aside<'_, String>>,
 ) -> Result<(String, Value)> {
     let request = Request { seed: arguments.seed, count: arguments.count, steps: arguments.steps };
-    let Made { grid, idx, digests, digest: of_all, median } = runner.make(request)?;
+    let Request { seed, count, steps } = request;
+    let sizes = runner.model();
+    let shape = sizes.image().shape();
+    let grid = arguments.output.as_ref().map(|_| Grid::new(shape, count as usize)).transpose()?;
+    let Made { bytes, median } = runner.make(request)?;
     let model = &model.map(Aside::result).unwrap_or_default();
     let mut lines = Vec::new();
-    let (sizes, Request { seed, count, steps }) = (runner.model(), request);
     let mut result = json!({
         "model_digest": model, "seed": seed.json(), "count": count, "steps": steps, "ms_per_image": median,
         "arena_bytes": sizes.arena_bytes(), "weights_bytes": sizes.weights_bytes(), "output": arguments.output,
         "pictures": arguments.pictures,
     });
     if arguments.digest {
+        let digests: Vec<String> = bytes.chunks_exact(shape.elements()).map(hex).collect();
         let seeds = (0..).map(|index| seed.next(index));
         lines.extend(digests.iter().zip(seeds).map(|(digest, seed)| format!("{digest}  seed {seed}")));
         result["digests"] = digests.into();
     }
-    if let Some(output) = &arguments.output {
-        let texts = request.texts(model, &of_all);
+    if let (Some(output), Some(mut grid)) = (&arguments.output, grid) {
+        grid.put(&bytes);
+        let texts = request.texts(model, &hex(&bytes));
         grid.save(output, &texts).with_context(|| format!("writing {}", output.display()))?;
         lines.push(format!("{}: {count} pictures, {median:.2} ms each", output.display()));
     }
     if let Some(path) = &arguments.pictures {
+        let idx = idx(shape, count, &bytes);
         traflow_graph::file::write(path, &idx).with_context(|| format!("writing {}", path.display()))?;
         lines.push(format!("{}: {count} pictures, {median:.2} ms each", path.display()));
     }
@@ -686,12 +679,17 @@ fn peak(isa: Isa) -> f64 {
     (0..5).map(rate).fold(0.0, f64::max)
 }
 
-/// The header of an IDX file: bytes in three dimensions, or in four where pictures have channels.
-fn idx_header(shape: Shape, count: u32) -> Vec<u8> {
+/// An IDX file of pictures: bytes in three dimensions, or in four, channel by channel, where pictures have channels.
+fn idx(shape: Shape, count: u32, bytes: &[u8]) -> Vec<u8> {
     let sizes = [count, shape.channels.into(), shape.height.into(), shape.width.into()];
     let sizes = sizes.iter().enumerate().filter(|&(place, _)| place != 1 || shape.channels > 1);
     let sizes: Vec<u32> = sizes.map(|(_, &size)| size).collect();
-    [0x0800 + sizes.len() as u32].iter().chain(&sizes).flat_map(|number| number.to_be_bytes()).collect()
+    let header = [0x0800 + sizes.len() as u32].into_iter().chain(sizes).flat_map(u32::to_be_bytes);
+    let channels = usize::from(shape.channels);
+    let planes = bytes.chunks_exact(shape.elements()).flat_map(|picture| {
+        (0..channels).flat_map(move |channel| picture.iter().skip(channel).step_by(channels))
+    });
+    header.chain(planes.copied()).collect()
 }
 
 fn milliseconds(start: Instant) -> f64 {
@@ -726,8 +724,14 @@ impl Grid {
         Ok(Self { shape, columns, width, height, bytes })
     }
 
-    /// Puts a picture's bytes, by row, column and channel, into its place.
-    fn put(&mut self, index: usize, picture: &[u8]) {
+    /// Puts the bytes of pictures, each by row, column and channel, into their places.
+    fn put(&mut self, bytes: &[u8]) {
+        for (index, picture) in bytes.chunks_exact(self.shape.elements()).enumerate() {
+            self.put_picture(index, picture);
+        }
+    }
+
+    fn put_picture(&mut self, index: usize, picture: &[u8]) {
         let (width, channels) = (usize::from(self.shape.width), usize::from(self.shape.channels));
         let top = index / self.columns * (usize::from(self.shape.height) + GAP);
         let left = index % self.columns * (width + GAP);
