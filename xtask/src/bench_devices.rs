@@ -182,7 +182,7 @@ impl Bench {
     /// Builds the program for a board and runs it there.
     fn count(&self, core: &Core) -> Result<Value> {
         let folder = self.folder.join(core.name);
-        let mut build = toolchain(core.target)?;
+        let mut build = cargo(core.target);
         build
             .args(["build", "--release", "--locked", "--target", core.target, "--target-dir"])
             .arg(&folder)
@@ -205,37 +205,12 @@ impl Bench {
     }
 }
 
-/// Cargo with a standard library for a target: rustup's, or one that is built from Debian's sources, where a `rust-lld`
-/// of any toolchain links.
-fn toolchain(target: &str) -> Result<Command> {
-    let sysroot = |rustc: &str| {
-        let output = Command::new(rustc).args(["--print", "sysroot"]).output();
-        output.map(|output| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
-    };
-    let own = sysroot("rustc").context("calling rustc")?;
-    if own.join("lib/rustlib").join(target).exists() {
-        return Ok(Command::new("cargo"));
-    }
-    let debian = Path::new("/usr/bin/rustc");
-    let sources = Path::new("/usr/lib/rustlib/src/rust/library/core");
-    ensure!(
-        debian.exists() && sources.exists(),
-        "there is no standard library for {target}: call `rustup target add {target}`, or install Debian's packages \
-         rustc-web, cargo-web and rust-web-src"
-    );
-    let mut cargo = Command::new("/usr/bin/cargo");
-    let folders = fs::read_dir(own.join("lib/rustlib")).context("looking for rust-lld")?;
-    let folders = folders.flatten().map(|folder| folder.path().join("bin"));
-    let linker = folders.into_iter().find(|folder| folder.join("rust-lld").exists());
-    let linker = linker.context("the toolchain has no rust-lld")?;
-    let paths = std::env::var("PATH").unwrap_or_default();
-    cargo
-        .env("RUSTC", debian)
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_UNSTABLE_BUILD_STD", "core")
-        .env("PATH", format!("/usr/bin:{}:{paths}", linker.display()))
-        .env_remove("RUSTUP_TOOLCHAIN");
-    Ok(cargo)
+/// Cargo with a standard library for a target, as scripts find it.
+fn cargo(target: &str) -> Command {
+    let mut shell = Command::new("bash");
+    let find = r#"source "$0"; find_cargo "$1"; exec "${cargo[@]}" "${@:2}""#;
+    shell.args(["-euc", find]).arg(root().join("tests/toolchain.sh")).arg(target);
+    shell
 }
 
 /// What a program prints, which does not take forever.
