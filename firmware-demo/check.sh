@@ -70,6 +70,29 @@ head -c 50000 "$model" >"$log/model.traflow" && load 1 "where its header says"
 { head -c 60000 "$model"; printf '\377\377'; tail -c +60003 "$model"; } >"$log/model.traflow" && load 1 "the file is damaged"
 cp ../tests/golden/tiny-v3.traflow "$log/model.traflow" && load 2 "which this engine does not run"
 head -c 300000 /dev/zero >"$log/model.traflow" && load 4 "the model does not fit"
+# Whole, by its checksum, but wrong: an arena of a megabyte, and a flipped bit of the first weight.
+forge() {
+    python3 - "$model" "$1" >"$log/model.traflow" <<'PYTHON'
+import struct, sys
+data = bytearray(open(sys.argv[1], "rb").read())
+if sys.argv[2] == "arena":
+    struct.pack_into("<I", data, 40, 1 << 20)
+else:
+    after = lambda at, count: (at + 8 * count + 63) // 64 * 64
+    schedules, moments = struct.unpack_from("<II", data, 24)
+    weights = (struct.unpack_from("<I", data, node + 44)[0] for node in range(after(after(64, schedules), moments), len(data), 64))
+    data[next(filter(None, weights))] ^= 0x40
+data[48:64] = bytes(16)
+total = running = 0
+for (word,) in struct.iter_unpack("<I", data):
+    total += word
+    running += total
+struct.pack_into("<QQ", data, 48, total % 2**64, running % 2**64)
+sys.stdout.buffer.write(data)
+PYTHON
+}
+forge arena && load 2 "the arena has 65536 bytes, this model needs 1048"
+forge weight && load 3 "self-test: node"
 rm "$log/model.traflow" && load 4 "there is no model.traflow"
 
 # What is not run here is built.
