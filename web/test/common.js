@@ -26,3 +26,22 @@ export function digests(path, { seed, steps, count = 1 }) {
   const env = path.includes("int8") ? process.env : { ...process.env, TRAFLOW_ISA: "scalar" };
   return JSON.parse(execFileSync(program, [fileURLToPath(new URL(path, root)), ...options], { env })).digests;
 }
+
+/** The playground that `web/build playground` made, and how Chromium is started. */
+export const playground = new URL("web/dist/playground/", root);
+export const CHROMIUM = {
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  args: ["--no-sandbox", "--disable-gpu"],
+};
+
+/** Waits until all pictures are there. */
+export async function drawn(page) {
+  await page.waitForFunction(() => / pictures, /.test(document.getElementById("rate").textContent));
+}
+
+/** Does something that draws anew, and waits for it. */
+export async function change(page, work) {
+  await page.evaluate(() => (document.getElementById("rate").textContent = ""));
+  await work();
+  await drawn(page);
+}

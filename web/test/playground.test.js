@@ -9,9 +9,8 @@ import { fileURLToPath } from "node:url";
 
 import { chromium } from "playwright-core";
 
-import { digests, root } from "./common.js";
+import { CHROMIUM, change, digests, drawn, playground, root } from "./common.js";
 
-const folder = new URL("web/dist/playground/", root);
 const model = (name) => `web/dist/models/${name}.traflow`;
 const DESKTOP = { viewport: { width: 1200, height: 900 } };
 const PHONE = { viewport: { width: 360, height: 740 }, deviceScaleFactor: 2, hasTouch: true, isMobile: true };
@@ -25,16 +24,15 @@ before(async () => {
   server = createServer(async (request, response) => {
     const name = request.url === "/" ? "index.html" : request.url.slice(1).split("?")[0];
     try {
-      const body = await readFile(new URL(name, folder));
+      const body = await readFile(new URL(name, playground));
       response.writeHead(200, { "content-type": TYPES[name.split(".").pop()] }).end(body);
     } catch {
       response.writeHead(404).end();
     }
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  addresses = { disk: new URL("index.html", folder).href, server: `http://localhost:${server.address().port}/` };
-  const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
-  browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu"] });
+  addresses = { disk: new URL("index.html", playground).href, server: `http://localhost:${server.address().port}/` };
+  browser = await chromium.launch(CHROMIUM);
 });
 
 after(async () => {
@@ -55,18 +53,6 @@ async function open(address, options, work) {
   await work(page);
   assert.deepEqual(problems, []);
   await context.close();
-}
-
-/** Waits until all pictures are there. */
-async function drawn(page) {
-  await page.waitForFunction(() => / pictures, /.test(document.getElementById("rate").textContent));
-}
-
-/** Does something that draws anew, and waits for it. */
-async function change(page, work) {
-  await page.evaluate(() => (document.getElementById("rate").textContent = ""));
-  await work();
-  await drawn(page);
 }
 
 const digest = (page) => page.textContent("#digest");
