@@ -1,5 +1,6 @@
 //! How good the pictures of integers are, and which nodes cost them how much.
 
+use rayon::prelude::*;
 use traflow_graph::formats::Format;
 use traflow_graph::model::{Model, Moment};
 use traflow_graph::noise::Noise;
@@ -71,14 +72,15 @@ pub fn psnr(
     let mut all = Vec::new();
     for schedule in schedules {
         let steps = schedule.len();
-        let mut of_seed = |seed: u64| {
-            let exact = generate(network, &noise(seed, elements), None, schedule, first);
+        let exact = |seed: u64| generate(network, &noise(seed, elements), None, schedule, first);
+        let exact: Vec<_> = (0..seeds).into_par_iter().map(exact).collect();
+        let mut of_seed = |(seed, exact): (u64, &Vec<f64>)| {
             let found = real(&picture(seed, steps), &format);
             let error = |(a, b): (&f64, &f64)| (a.clamp(-1.0, 1.0) - b.clamp(-1.0, 1.0)).powi(2);
             let squares: f64 = exact.iter().zip(&found).map(error).sum();
             10.0 * (4.0 * elements as f64 / squares).log10()
         };
-        let mut ratios: Vec<f64> = (0..seeds).map(&mut of_seed).collect();
+        let mut ratios: Vec<f64> = (0..).zip(&exact).map(&mut of_seed).collect();
         ratios.sort_by(f64::total_cmp);
         all.push(Psnr { steps, median: ratios[ratios.len() / 2], worst: ratios[0] });
         first += steps;
@@ -105,7 +107,7 @@ pub fn sensitivity(network: &Network, moment: Moment, formats: &[Format], seeds:
         let image: Vec<f64> = noise(seed, elements).into_iter().map(f64::from).collect();
         let inputs = Inputs { image: &image, moment, row: 0, class: None };
         let exact = evaluate(network, &inputs, &all);
-        for (index, error) in errors.iter_mut().enumerate() {
+        errors.par_iter_mut().enumerate().for_each(|(index, error)| {
             let pixels = nodes[index].shape.pixels();
             let round = |(i, &x): (usize, &f64)| formats[index].round(i / pixels, x);
             let value = exact[index].iter().enumerate().map(round).collect();
@@ -114,7 +116,7 @@ pub fn sensitivity(network: &Network, moment: Moment, formats: &[Format], seeds:
                 let value = reference::compute(&rounded, index, &exact, &inputs);
                 error[1] += reached(network, &inputs, &exact, index, value);
             }
-        }
+        });
     }
     errors
 }
