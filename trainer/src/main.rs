@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use traflow_graph::checkpoint::{self, Checkpoint, Precision, Role, Tensors};
@@ -304,7 +305,7 @@ struct EvalArgs {
 /// Prints the sizes of a network before it is trained.
 #[derive(Args)]
 struct PlanArgs {
-    /// Configuration of a teacher.
+    /// Configuration of a training that has a network.
     #[arg(required_unless_present = "preset", conflicts_with = "preset")]
     config: Option<PathBuf>,
     /// Network by its name: nano, small, 3m, 7m, 16m, 28m, 1-rf, edm-cifar, edm-cifar-ve, edm-ffhq, imagenet or
@@ -574,10 +575,18 @@ fn evaluate(args: &EvalArgs) -> Result<()> {
     Ok(())
 }
 
+/// What a configuration of a teacher or of a student says of the network.
+#[derive(Deserialize)]
+struct Planned {
+    network: Option<Unet>,
+}
+
 fn plan(args: &PlanArgs) -> Result<()> {
     let unet = match (&args.preset, &args.config) {
         (Some(name), _) => preset(name, args.size)?,
-        (None, Some(path)) => read_config::<TeacherConfig>(path)?.network,
+        (None, Some(path)) => read_config::<Planned>(path)?.network.with_context(|| {
+            format!("{}: has no [network]: name the configuration of its teacher", path.display())
+        })?,
         (None, None) => bail!("name a configuration or a preset"),
     };
     let sizes = Sizes::new(&unet, args.board.as_deref().map(Board::named).transpose()?)?;

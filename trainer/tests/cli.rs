@@ -205,6 +205,17 @@ fn devices_that_are_missing_are_errors() {
         Some(2)
     );
     assert_eq!(traflow(folder.path(), "plan").status.code(), Some(2));
+    let line = error(folder.path(), "plan student.toml");
+    assert!(line.contains("student.toml: has no [network]"), "{line}");
+}
+
+#[test]
+fn a_student_with_a_network_of_its_own_is_planned() {
+    let imagenet = "../configs/presets/traflow-imagenet.toml";
+    let output = traflow(Path::new(env!("CARGO_MANIFEST_DIR")), &format!("plan {imagenet}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("80685315\n") && text.contains("328704 more\n"), "{text}");
 }
 
 /// A file may grow to 2 KB only: to the programs the disk is full.
