@@ -389,9 +389,8 @@ impl Isa {
             Token::Vnni(s) => Some(Vectors::Vnni(s)),
             #[cfg(target_arch = "aarch64")]
             Token::Neon(s) => Some(Vectors::Neon(s)),
-            // A page's module has no room for two forms of the kernels.
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-            Token::Wasm(s) => (!cfg!(target_os = "unknown")).then_some(Vectors::Wasm(s)),
+            Token::Wasm(s) => Some(Vectors::Wasm(s)),
         }
     }
 
