@@ -145,6 +145,21 @@ pub trait Lanes: Copy + Send + Sync {
         self.dot_pairs(self.dot_pairs(sum, a[0], x[0]), a[1], x[1])
     }
 
+    /// Adds the products of M pixels, of numbers with 16 bits, with N panels, as [`dots`] does; false where row by row is best,
+    /// and nothing was done.
+    ///
+    /// # Safety
+    /// Panels have one length, and every pixel four numbers for each of their rows.
+    #[inline(always)]
+    unsafe fn dots<const M: usize, const N: usize>(
+        self,
+        _pixels: [&[i16]; M],
+        _panels: [&[Row]; N],
+        _sums: &mut [[Self::V; N]; M],
+    ) -> bool {
+        false
+    }
+
     /// The first 16 numbers of 16 vectors, of which each begins so much after the one before, as rows.
     #[inline(always)]
     fn transpose(self, x: [&[i8; LANES]; LANES]) -> [Self::V; 4] {

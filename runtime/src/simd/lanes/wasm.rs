@@ -3,7 +3,7 @@
 use core::arch::wasm32::*;
 use core::array::from_fn;
 
-use traflow_graph::quant::{TABLE, Wide};
+use traflow_graph::quant::{QUAD, TABLE, Wide};
 
 use super::super::wasm::Wasm;
 use super::{LANES, Lanes, Row, each, ends};
@@ -26,6 +26,29 @@ fn write<T, const N: usize>(v: [v128; N], y: &mut [T]) {
         // SAFETY: the slice has so many registers' bytes; WebAssembly wants no alignment.
         unsafe { v128_store(y.as_mut_ptr().cast::<v128>().add(i), v) };
     }
+}
+
+/// The products of two pixels with half a panel, from this register of its rows on. Four weights of two lanes are widened
+/// at once, which takes one instruction and no shuffle, and a pixel's numbers are one load for four of those: so each lane
+/// has two sums until the end. Eight sums, four vectors of weights and one of numbers are what x86 has registers for.
+///
+/// # Safety
+/// Both pixels have four numbers for each row.
+#[inline(always)]
+unsafe fn half_panel<const FROM: usize>(pixels: [&[i16]; 2], panel: &[Row]) -> [[v128; 2]; 2] {
+    let (mut first, mut second) = ([i32x4_splat(0); 4], [i32x4_splat(0); 4]);
+    for (quad, row) in panel.iter().enumerate() {
+        let row = row.as_flattened().as_ptr();
+        // SAFETY: a row has the bytes of four registers, and the pixels have so many quads.
+        let (weights, x) = unsafe {
+            let x = each!(m in 2 => v128_load64_splat(pixels[m].as_ptr().add(QUAD * quad).cast()));
+            (each!(i in 4 => i16x8_load_extend_i8x8(row.add(16 * FROM + 8 * i))), x)
+        };
+        first = each!(i in 4 => i32x4_add(first[i], i32x4_dot_i16x8(weights[i], x[0])));
+        second = each!(i in 4 => i32x4_add(second[i], i32x4_dot_i16x8(weights[i], x[1])));
+    }
+    let sum = |a, b| i32x4_add(i32x4_shuffle::<0, 2, 4, 6>(a, b), i32x4_shuffle::<1, 3, 5, 7>(a, b));
+    [first, second].map(|[a, b, c, d]| [sum(a, b), sum(c, d)])
 }
 
 impl Lanes for Wasm {
@@ -193,6 +216,29 @@ impl Lanes for Wasm {
     #[inline(always)]
     fn dot_pairs(self, sum: V, a: V, x: V) -> V {
         each!(i in 4 => i32x4_add(sum[i], i32x4_dot_i16x8(a[i], x[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn dots<const M: usize, const N: usize>(
+        self,
+        pixels: [&[i16]; M],
+        panels: [&[Row]; N],
+        sums: &mut [[V; N]; M],
+    ) -> bool {
+        if !M.is_multiple_of(2) {
+            return false;
+        }
+        for (n, panel) in panels.into_iter().enumerate() {
+            for (pixels, sums) in pixels.as_chunks::<2>().0.iter().zip(sums.as_chunks_mut::<2>().0) {
+                // SAFETY: the caller's promise.
+                let halves = unsafe { [half_panel::<0>(*pixels, panel), half_panel::<2>(*pixels, panel)] };
+                for (m, sums) in sums.iter_mut().enumerate() {
+                    let [[a, b], [c, d]] = [halves[0][m], halves[1][m]];
+                    sums[n] = self.add(sums[n], [a, b, c, d]);
+                }
+            }
+        }
+        true
     }
 
     #[inline(always)]
