@@ -112,21 +112,28 @@ impl Dot for Dsp {
                 )
             };
         }
+        macro_rules! four {
+            () => {
+                concat!(
+                    one!("[{x}]"),
+                    one!("[{x}, {stride}]"),
+                    one!("[{x}, {stride}, lsl #1]"),
+                    one!("[{x}, {three}]"),
+                    "add {x}, {x}, {stride}, lsl #2\n"
+                )
+            };
+        }
         // SAFETY: the quads that are read are inside the slice, and nothing is written.
         unsafe {
             asm!(
-                "subs {n}, #4",
+                "subs {n}, #8",
                 "blo 3f",
                 "2:",
-                one!("[{x}]"),
-                one!("[{x}, {stride}]"),
-                one!("[{x}, {stride}, lsl #1]"),
-                "add {x}, {x}, {stride}, lsl #2",
-                "sub {a}, {x}, {stride}",
-                one!("[{a}]"),
-                "subs {n}, #4",
+                four!(),
+                four!(),
+                "subs {n}, #8",
                 "bhs 2b",
-                "3: adds {n}, #4",
+                "3: adds {n}, #8",
                 "beq 5f",
                 "4:",
                 one!("[{x}]"),
@@ -137,6 +144,7 @@ impl Dot for Dsp {
                 n = inout(reg) count => _,
                 x = inout(reg) x.as_ptr() => _,
                 stride = in(reg) stride,
+                three = in(reg) 3 * stride,
                 ones = in(reg) 0x1_0001,
                 a = out(reg) _, b = out(reg) _,
                 sum = inout(reg) sum, squares = inout(reg) squares,
@@ -147,18 +155,23 @@ impl Dot for Dsp {
     }
 
     fn silu(self, channel: Channel<'_>, y: &mut [i8]) -> bool {
-        let (factor, bias) = (channel.factor, channel.bias - (1 << 31));
         // Products and bias fit 32 bits, and then a sum that does not is clamped by the instruction that adds it.
-        let (true, Ok(bias)) = (factor.unsigned_abs() < 1 << 24, i32::try_from(bias)) else { return false };
+        let (Ok(factor), Ok(bias)) = (i32::try_from(channel.factor), i32::try_from(channel.bias - (1 << 31)))
+        else {
+            return false;
+        };
+        if factor.unsigned_abs() >= 1 << 24 {
+            return false;
+        }
         if y.is_empty() {
             return true;
         }
-        let fits = factor.unsigned_abs() * 128 + u64::from(bias.unsigned_abs()) < 1 << 31;
+        let fits = factor.unsigned_abs() * 128 + bias.unsigned_abs() < 1 << 31;
         let job = Silu {
             y: y.as_mut_ptr(),
             stride: channel.stride,
             count: y.len().div_ceil(channel.stride.max(1)),
-            factor: factor as i32,
+            factor,
             bias,
             // Pieces are counted from the middle.
             table: channel.table.split_at(128).1.as_ptr(),
