@@ -55,6 +55,18 @@ for board in lm3s6965evb an386 an505 an547; do
 done
 timeout 120 ./run.sh an386 bare || fail "an386: the engine alone fails"
 
+# Code that is compiled to be fast has Winograd's convolutions besides. It cannot panic either, and makes the same pictures.
+(
+    export CARGO_PROFILE_RELEASE_OPT_LEVEL=3
+    for board in an386 rv32; do
+        BUILD_ONLY=1 ./run.sh "$board" self_test >/dev/null
+        timeout 120 ./run.sh "$board" self_test >"$log/$board" || { cat "$log/$board"; fail "$board: fast code fails"; }
+        diff "$log/expected" <(grep '^picture' "$log/$board") || fail "$board: fast code makes other pictures"
+        printf '%-12s fast: %s; %s\n' "$board" "$(grep -o '^instructions: [0-9]*' "$log/$board")" "$(grep '^stack' "$log/$board")"
+    done
+    BUILD_ONLY=1 ./run.sh an386 bare >/dev/null || fail "an386: fast code can panic"
+)
+
 # A model that is wrong is an error that is said, with its exit code.
 load() {
     local expected=$1 text=$2 status=0

@@ -1,4 +1,5 @@
-//! Says which instructions a microcontroller has. The compiler knows, but does not tell before they are stable.
+//! Says which instructions a microcontroller has: the compiler knows, but does not tell before they are stable. And whether
+//! code is to be fast or small.
 
 use std::env::var;
 
@@ -7,6 +8,7 @@ fn main() {
     println!("cargo:rustc-check-cfg=cfg(dsp)");
     println!("cargo:rustc-check-cfg=cfg(mve)");
     println!("cargo:rustc-check-cfg=cfg(armv8m)");
+    println!("cargo:rustc-check-cfg=cfg(winograd)");
     let target = var("TARGET").unwrap_or_default();
     let flags = var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     // The flags are apart by this character, and a space where `-C` is one of its own.
@@ -24,5 +26,10 @@ fn main() {
     }
     if mve || target.starts_with("thumbv7em") || has(&["cortex-m33", "cortex-m35p"]) {
         println!("cargo:rustc-cfg=dsp");
+    }
+    // Winograd's convolutions of integers are some kilobytes of code, and slower than direct sums where the compiler keeps code
+    // small. In WebAssembly it makes vectors of direct sums.
+    if !["s", "z"].contains(&var("OPT_LEVEL").unwrap_or_default().as_str()) && !target.starts_with("wasm32") {
+        println!("cargo:rustc-cfg=winograd");
     }
 }

@@ -338,8 +338,10 @@ fn section(cores: &[&Core], results: &BTreeMap<&str, Value>) -> Result<String> {
          Written by `cargo xtask bench-devices --update`, which needs QEMU and a standard library for each target. All numbers are\n\
          **counts of instructions in QEMU, not cycles**: they know nothing of memory that waits, of branches, or of processors\n\
          that begin two instructions at a time. Before anything is counted, each kernel has been compared with its definition on\n\
-         the board, on random and on the largest numbers. Kernels are of 8-bit integers; the model is the student of 28×28 gray\n\
-         pixels with 8, 16 and 32 channels, of random weights, whose arena has {} bytes. {}.\n\n{}\n",
+         the board, on random and on the largest numbers. Code is compiled to be fast (`opt-level = 3`): small code has direct\n\
+         sums alone, fast code Winograd's method where it takes fewer instructions, which the M55 with its vectors has not.\n\
+         Kernels are of 8-bit integers; the model is the student of 28×28 gray pixels with 8, 16 and 32 channels, of random\n\
+         weights, whose arena has {} bytes. {}.\n\n{}\n",
         number(&m4["arena"])?,
         tools(),
         table(cores, results)?

@@ -41,6 +41,16 @@ extern "C" fn main() -> ! {
             }
         }
     }
+    // What Winograd's method is for.
+    for (channels, outs) in [(8, 8), (12, 22), (32, 16), (20, 34), (64, 8)] {
+        for size in [[7, 5], [8, 8], [2, 16], [9, 33], [5, 18]] {
+            for residual in [None, Some(false), Some(true)] {
+                let wide = [false, residual.is_none() && outs == 22];
+                bench.check(Case { channels, outs, kernel: 3, size, residual, wide, ..Case::default() });
+            }
+        }
+    }
+    bench.check(Case { extreme: true, channels: 1024, outs: 16, kernel: 3, size: [4, 8], ..Case::default() });
     bench.check(Case { extreme: true, channels: 512, outs: 4, kernel: 3, size: [3, 2], ..Case::default() });
     bench.check(Case { extreme: true, channels: 96, outs: 17, kernel: 1, size: [1, 17], ..Case::default() });
     for (channels, groups, side) in [(32, 8, 16), (8, 2, 28), (16, 4, 14), (6, 3, 5), (8, 1, 7)] {
@@ -157,7 +167,8 @@ impl Bench<'_> {
             bias[out] = wide((out as i64 - 2) << 34);
             (factors[out], second[out]) = (largest - out as i32 * 3, out as i32 - largest / 2);
         }
-        let zeros = if wide_x { [0; 2] } else { [-7, if split > 0 { 127 } else { 0 }] };
+        let zero = if case.extreme { -128 } else { -7 };
+        let zeros = if wide_x { [0; 2] } else { [zero, if split > 0 { 127 } else { 0 }] };
         let conv = |scratch, y| Conv2d {
             x: values(x, wide_x),
             shape,

@@ -17,6 +17,7 @@ mod conv2d;
 mod elementwise;
 mod group_norm;
 mod rows;
+mod winograd;
 
 pub use attention::Attention;
 pub use conv2d::Conv2d;

@@ -4,6 +4,7 @@
 //! quad where the instructions want it. A block of sums then takes the weights as they lie in the file.
 #![cfg_attr(not(dsp), allow(dead_code, reason = "some is for processors with better instructions"))]
 
+use core::array::from_fn;
 use core::marker::PhantomData;
 use core::ptr::null;
 
@@ -19,6 +20,12 @@ const RUNS: usize = 9;
 
 /// Sums for each pixel and each output channel of a panel.
 pub(crate) type Sums = [[i32; PANEL]; PIXELS];
+
+/// Sums of Winograd's products of two output channels: `[pair][point][tile][out]`, for at most four pairs of tiles and the four
+/// points of a row.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub(crate) struct Points(pub(crate) [[[[i32; 2]; 2]; 4]; PIXELS / 4]);
 
 /// Which sums to compute.
 #[derive(Clone, Copy, Debug)]
@@ -55,10 +62,11 @@ pub(crate) struct End<'a> {
 }
 
 impl End<'_> {
-    /// Whether everything is there for an output of so many elements.
-    pub(super) fn fits(&self, y: usize) -> bool {
+    /// Whether everything is there for the sums of so many parts and an output of so many elements.
+    pub(super) fn fits(&self, parts: usize, y: usize) -> bool {
         let outs = self.bias.len();
-        let factors = self.factors.len() == outs && (self.second.is_empty() || self.second.len() == outs);
+        let second = if self.second.is_empty() { parts > 0 } else { parts > 1 && self.second.len() == outs };
+        let factors = self.factors.len() == outs && second;
         let size = (1..=PANEL).contains(&outs) && (1..=PIXELS).contains(&self.pixels) && outs <= self.stride;
         let elements = self.pixels.saturating_sub(1) * self.stride + outs;
         let fits = factors && size && elements <= y && self.r.is_none_or(|r| elements <= r.len());
@@ -98,7 +106,7 @@ pub(crate) trait Dot: Copy {
 
     /// Rescales the sums of a block to 8 bits; false where these instructions do not serve, and nothing was done.
     #[inline(always)]
-    fn rescale(self, _end: &End<'_>, _sums: &[Sums; 2], _y: &mut [i8]) -> bool {
+    fn rescale(self, _end: &End<'_>, _sums: &[Sums], _y: &mut [i8]) -> bool {
         false
     }
 
@@ -144,6 +152,98 @@ pub(crate) trait Dot: Copy {
             }
         }
     }
+}
+
+/// Columns of pixels that tiles side by side read: two for each, and two more.
+const COLUMNS: usize = PIXELS + 2;
+
+/// The pixels that tiles side by side read, in four rows, each of the same number of quads.
+#[derive(Debug)]
+pub(crate) struct Pixels<'x> {
+    at: [[*const [i8; QUAD]; COLUMNS]; 4],
+    quads: usize,
+    x: PhantomData<&'x [i8]>,
+}
+
+impl<'x> Pixels<'x> {
+    /// The pixels of rows of the picture from a column on, of so many quads; where one is not inside a row, it is that outside.
+    /// The column before the first one is `usize::MAX`.
+    pub(crate) fn new(
+        quads: usize,
+        left: usize,
+        outside: &'x [[i8; QUAD]],
+        row: impl Fn(usize) -> &'x [[i8; QUAD]],
+    ) -> Self {
+        let quads = quads.min(outside.len());
+        let mut at = [[outside.as_ptr(); COLUMNS]; 4];
+        for (index, places) in at.iter_mut().enumerate() {
+            let (row, mut start) = (row(index), left.wrapping_mul(quads));
+            for place in places {
+                let end = start.wrapping_add(quads);
+                if let Some(pixel) = row.get(start..end) {
+                    *place = pixel.as_ptr();
+                }
+                start = end;
+            }
+        }
+        Self { at, quads, x: PhantomData }
+    }
+
+    /// A pixel; nothing where there is none.
+    #[inline(always)]
+    fn pixel(&self, row: usize, column: usize) -> &'x [[i8; QUAD]] {
+        match self.at.get(row).and_then(|row| row.get(column)) {
+            // SAFETY: it is as long, since it was made of a slice.
+            Some(&pixel) => unsafe { core::slice::from_raw_parts(pixel, self.quads) },
+            None => &[],
+        }
+    }
+
+    /// Rows of places, if there are pixels of so many quads.
+    #[cfg(dsp)]
+    pub(super) fn rows(&self, rows: [usize; 2], quads: usize) -> Option<[&[*const [i8; QUAD]; COLUMNS]; 2]> {
+        match rows.map(|row| self.at.get(row)) {
+            [Some(a), Some(b)] if quads <= self.quads => Some([a, b]),
+            _ => None,
+        }
+    }
+}
+
+/// Instructions for Winograd's convolution, whose numbers are in expanded quads.
+pub(crate) trait Winograd: Dot<X = i16> {
+    /// Pairs of tiles whose products are summed together; 0 where these instructions are better at direct sums.
+    const PAIRS: usize;
+
+    /// Transforms the sum of two rows of pixels, or their difference, for pairs of tiles side by side: `[pair][point][quad]` of
+    /// two tiles.
+    fn inputs(
+        self,
+        quads: usize,
+        pixels: &Pixels<'_>,
+        rows: [usize; 2],
+        sum: bool,
+        inputs: &mut [[[i16; QUAD]; 2]],
+    );
+
+    /// Transforms the weights of two output channels for a row of points: `[point][quad]`. The weights of the two are `[tap][quad]`,
+    /// so many pairs apart.
+    fn weights(
+        self,
+        quads: usize,
+        row: usize,
+        panels: &[[[i8; QUAD]; 2]],
+        step: usize,
+        weights: &mut [[[i16; QUAD]; 2]],
+    );
+
+    /// The sums of products over so many quads of channels.
+    fn points(
+        self,
+        quads: usize,
+        weights: &[[[i16; QUAD]; 2]],
+        inputs: &[[[i16; QUAD]; 2]],
+        sums: &mut Points,
+    );
 }
 
 /// What a tile reads: runs of quads, which lie in expanded rows.
@@ -349,4 +449,197 @@ fn add_products(sums: &mut [[i32; 2]; 4], weights: &[i8], step: usize, a: &[[i16
             options(readonly, nostack),
         );
     }
+}
+
+impl Winograd for Plain {
+    const PAIRS: usize = 2;
+
+    fn inputs(
+        self,
+        quads: usize,
+        pixels: &Pixels<'_>,
+        rows: [usize; 2],
+        sum: bool,
+        inputs: &mut [[[i16; QUAD]; 2]],
+    ) {
+        let sign = if sum { 1 } else { -1 };
+        for (pair, inputs) in inputs.chunks_exact_mut((4 * quads).max(1)).enumerate() {
+            let columns: [[&[[i8; QUAD]]; 2]; 6] =
+                from_fn(|column| rows.map(|row| pixels.pixel(row, 4 * pair + column)));
+            let mut points = inputs.chunks_exact_mut(quads.max(1));
+            let [Some(p0), Some(p1), Some(p2), Some(p3)] = [(); 4].map(|()| points.next()) else { return };
+            for (quad, ((p0, p1), (p2, p3))) in p0.iter_mut().zip(p1).zip(p2.iter_mut().zip(p3)).enumerate() {
+                let columns = columns.map(|rows| rows.map(|row| row.get(quad).unwrap_or(&[0; QUAD])));
+                for channel in 0..QUAD {
+                    // A compiler would pack two numbers of 16 bits into a register.
+                    let column =
+                        |[a, b]: [&[i8; QUAD]; 2]| i32::from(a[channel]) + sign * i32::from(b[channel]);
+                    let [d0, d1, d2, d3, d4, d5] = columns.map(column);
+                    (p0[0][channel], p0[1][channel]) = ((d0 - d2) as i16, (d2 - d4) as i16);
+                    (p1[0][channel], p1[1][channel]) = ((d1 + d2) as i16, (d3 + d4) as i16);
+                    (p2[0][channel], p2[1][channel]) = ((d2 - d1) as i16, (d4 - d3) as i16);
+                    (p3[0][channel], p3[1][channel]) = ((d1 - d3) as i16, (d3 - d5) as i16);
+                }
+            }
+        }
+    }
+
+    fn weights(
+        self,
+        quads: usize,
+        row: usize,
+        panels: &[[[i8; QUAD]; 2]],
+        step: usize,
+        weights: &mut [[[i16; QUAD]; 2]],
+    ) {
+        let mut points = weights.chunks_exact_mut(quads.max(1));
+        let [Some(p0), Some(p1), Some(p2), Some(p3)] = [(); 4].map(|()| points.next()) else { return };
+        for (quad, ((p0, p1), (p2, p3))) in p0.iter_mut().zip(p1).zip(p2.iter_mut().zip(p3)).enumerate() {
+            let tap = |tap: usize| {
+                panels.get((tap * quads + quad) * step).unwrap_or(&[[0; QUAD]; 2]).as_flattened()
+            };
+            let mut points = [p0, p1, p2, p3].map(|point| point.as_flattened_mut());
+            let mut put = |i: usize, [left, middle, right]: [i32; 3]| {
+                let numbers = [left, left + right + middle, left + right - middle, right];
+                for (to, number) in points.iter_mut().zip(numbers) {
+                    to[i] = number as i16;
+                }
+            };
+            match row {
+                0 | 3 => {
+                    let taps = [0, 1, 2].map(|column| tap(2 * row + column));
+                    (0..2 * QUAD).for_each(|i| put(i, taps.map(|tap| tap[i].into())));
+                }
+                _ => {
+                    let sign = if row == 1 { 1 } else { -1 };
+                    let taps = [0, 1, 2].map(|column| [0, 3, 6].map(|row| tap(row + column)));
+                    (0..2 * QUAD).for_each(|i| {
+                        let column = |[upper, middle, lower]: [&[i8]; 3]| {
+                            i32::from(upper[i]) + i32::from(lower[i]) + sign * i32::from(middle[i])
+                        };
+                        put(i, taps.map(column));
+                    });
+                }
+            }
+        }
+    }
+
+    fn points(
+        self,
+        quads: usize,
+        weights: &[[[i16; QUAD]; 2]],
+        inputs: &[[[i16; QUAD]; 2]],
+        sums: &mut Points,
+    ) {
+        let of_point = quads.max(1);
+        // Where there is one pair, twice.
+        for (inputs, sums) in inputs.chunks((8 * quads).max(1)).zip(sums.0.as_chunks_mut::<2>().0) {
+            let (first, second) = inputs.split_at((4 * quads).min(inputs.len()));
+            let second = if second.is_empty() { first } else { second };
+            let inputs = first.chunks_exact(of_point).zip(second.chunks_exact(of_point));
+            let [of_first, of_second] = sums;
+            let sums = of_first.iter_mut().zip(of_second);
+            for ((weights, (a, b)), sums) in weights.chunks_exact(of_point).zip(inputs).zip(sums) {
+                [*sums.0, *sums.1] = products(weights, a, b);
+            }
+        }
+    }
+}
+
+/// Sums of the products of quads of two output channels with those of two pairs of tiles.
+#[cfg(not(all(target_arch = "riscv32", target_feature = "m")))]
+#[inline(always)]
+fn products(
+    weights: &[[[i16; QUAD]; 2]],
+    a: &[[[i16; QUAD]; 2]],
+    b: &[[[i16; QUAD]; 2]],
+) -> [[[i32; 2]; 2]; 2] {
+    let mut sums = [[[0i32; 2]; 2]; 2];
+    for (weights, (a, b)) in weights.iter().zip(a.iter().zip(b)) {
+        for channel in 0..QUAD {
+            for (sums, tile) in sums.as_flattened_mut().iter_mut().zip(a.iter().chain(b)) {
+                for (sum, out) in sums.iter_mut().zip(weights) {
+                    *sum = sum.wrapping_add(i32::from(out[channel]) * i32::from(tile[channel]));
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// The same, in as many registers as it takes.
+#[cfg(all(target_arch = "riscv32", target_feature = "m"))]
+#[inline(always)]
+fn products(
+    weights: &[[[i16; QUAD]; 2]],
+    a: &[[[i16; QUAD]; 2]],
+    b: &[[[i16; QUAD]; 2]],
+) -> [[[i32; 2]; 2]; 2] {
+    let mut sums = [[[0i32; 2]; 2]; 2];
+    let quads = weights.len().min(a.len()).min(b.len());
+    if quads == 0 {
+        return sums;
+    }
+    macro_rules! tile {
+        ($place:literal, $x:literal, $first:literal, $second:literal) => {
+            concat!(
+                "lh {x}, ",
+                $place,
+                "({",
+                $x,
+                "})\n",
+                "mul {t}, {v}, {x}\n",
+                "mul {x}, {w}, {x}\n",
+                "add {",
+                $first,
+                "}, {",
+                $first,
+                "}, {t}\n",
+                "add {",
+                $second,
+                "}, {",
+                $second,
+                "}, {x}\n",
+            )
+        };
+    }
+    macro_rules! channel {
+        ($first:literal, $second:literal) => {
+            concat!(
+                "lh {v}, ",
+                $first,
+                "({weights})\n",
+                "lh {w}, ",
+                $second,
+                "({weights})\n",
+                tile!($first, "a", "s0", "s1"),
+                tile!($second, "a", "s2", "s3"),
+                tile!($first, "b", "s4", "s5"),
+                tile!($second, "b", "s6", "s7"),
+            )
+        };
+    }
+    let [s0, s1, s2, s3, s4, s5, s6, s7] = sums.as_flattened_mut().as_flattened_mut() else { return sums };
+    let weights = weights.as_ptr();
+    // SAFETY: it reads the quads of the slices.
+    unsafe {
+        core::arch::asm!(
+            "2:",
+            channel!("0", "8"),
+            channel!("2", "10"),
+            channel!("4", "12"),
+            channel!("6", "14"),
+            "addi {a}, {a}, 16",
+            "addi {b}, {b}, 16",
+            "addi {weights}, {weights}, 16",
+            "bne {weights}, {end}, 2b",
+            s0 = inout(reg) *s0, s1 = inout(reg) *s1, s2 = inout(reg) *s2, s3 = inout(reg) *s3,
+            s4 = inout(reg) *s4, s5 = inout(reg) *s5, s6 = inout(reg) *s6, s7 = inout(reg) *s7,
+            weights = inout(reg) weights => _, end = in(reg) weights.add(quads),
+            a = inout(reg) a.as_ptr() => _, b = inout(reg) b.as_ptr() => _,
+            v = out(reg) _, w = out(reg) _, x = out(reg) _, t = out(reg) _,
+            options(readonly, nostack),
+        );
+    }
+    sums
 }

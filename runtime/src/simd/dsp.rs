@@ -7,7 +7,7 @@ use core::arch::{asm, naked_asm};
 
 use traflow_graph::quant::{QUAD, Wide};
 
-use super::dot::{Channel, Dot, End, Sums, Tile, Window};
+use super::dot::{Channel, Dot, End, PIXELS, Pixels, Points, Sums, Tile, Window, Winograd};
 use crate::kernels::int8::Values;
 
 // The assembler of naked functions does not know the processor that the compiler was told of.
@@ -60,14 +60,14 @@ impl Dot for Dsp {
         [quad[0], quad[2], quad[1], quad[3]]
     }
 
-    fn rescale(self, end: &End<'_>, sums: &[Sums; 2], y: &mut [i8]) -> bool {
+    fn rescale(self, end: &End<'_>, sums: &[Sums], y: &mut [i8]) -> bool {
         let work = match (end.second.is_empty(), end.residual, end.r) {
             (true, 0, _) => rescale::<false, false>,
             (false, 0, _) => rescale::<true, false>,
             (true, _, None | Some(Values::Narrow(_))) => rescale::<false, true>,
             _ => return false,
         };
-        if !end.fits(y.len()) || end.shift < 32 {
+        if !end.fits(sums.len(), y.len()) || end.shift < 32 {
             return false;
         }
         let outs = end.bias.len();
@@ -77,7 +77,7 @@ impl Dot for Dsp {
         };
         let mut job = Job {
             y: y.as_mut_ptr(),
-            sums,
+            sums: sums.as_ptr(),
             bias: end.bias.as_ptr(),
             factors: end.factors.as_ptr(),
             second: end.second.as_ptr(),
@@ -195,6 +195,384 @@ impl Dot for Dsp {
         // SAFETY: the check has seen to it that everything that is read or written is inside the slices.
         unsafe { work(sums, weights.as_ptr(), window, 2 * at, step, outs / 2, pixels.div_ceil(2)) };
     }
+}
+
+impl Winograd for Dsp {
+    // With vectors, a register has sixteen products of 8 bits, and eight of 16.
+    const PAIRS: usize = if cfg!(mve) { 0 } else { 1 };
+
+    fn inputs(
+        self,
+        quads: usize,
+        pixels: &Pixels<'_>,
+        rows: [usize; 2],
+        sum: bool,
+        inputs: &mut [[[i16; QUAD]; 2]],
+    ) {
+        let pairs = inputs.len() / (4 * quads).max(1);
+        let Some([a, b]) =
+            pixels.rows(rows, quads).filter(|_| quads > 0 && (1..=PIXELS / 4).contains(&pairs))
+        else {
+            return;
+        };
+        let job = Inputs {
+            a: a.as_ptr(),
+            b: b.as_ptr(),
+            mask: if sum { 0 } else { !0 },
+            quads,
+            pairs,
+            to: inputs.as_mut_ptr(),
+        };
+        // SAFETY: the check has seen to it that everything that is read or written is inside the slices.
+        unsafe { transform_inputs(&job) };
+    }
+
+    fn weights(
+        self,
+        quads: usize,
+        row: usize,
+        panels: &[[[i8; QUAD]; 2]],
+        step: usize,
+        weights: &mut [[[i16; QUAD]; 2]],
+    ) {
+        let fits = quads > 0 && weights.len() >= 4 * quads && panels.len() > (9 * quads - 1) * step;
+        debug_assert!(fits, "fewer weights than a kernel has");
+        if fits {
+            // SAFETY: the check has seen to it that everything that is read or written is inside the slices.
+            unsafe { transform_weights(weights.as_mut_ptr(), panels.as_ptr(), quads, step, row) };
+        }
+    }
+
+    fn points(
+        self,
+        quads: usize,
+        weights: &[[[i16; QUAD]; 2]],
+        inputs: &[[[i16; QUAD]; 2]],
+        sums: &mut Points,
+    ) {
+        let pairs = inputs.len() / (4 * quads).max(1);
+        let fits = quads > 0 && weights.len() >= 4 * quads && (1..=sums.0.len()).contains(&pairs);
+        debug_assert!(fits, "more pairs than there are sums of, or too few weights");
+        if fits {
+            // SAFETY: the check has seen to it that everything that is read or written is inside the slices.
+            unsafe { points(sums, inputs.as_ptr(), weights.as_ptr(), quads, pairs) };
+        }
+    }
+}
+
+/// What `transform_inputs` reads and writes.
+#[repr(C)]
+struct Inputs {
+    /// Where the pixels of two rows lie.
+    a: *const *const [i8; QUAD],
+    b: *const *const [i8; QUAD],
+    /// The second row is added, or its complement where all bits are ones.
+    mask: u32,
+    quads: usize,
+    pairs: usize,
+    to: *mut [[i16; QUAD]; 2],
+}
+
+/// Transforms two rows of pixels for pairs of tiles.
+///
+/// A complement is less by one than the number's negative. In the differences of columns that is lost again; their sum
+/// gets the two ones back.
+#[unsafe(naked)]
+unsafe extern "C" fn transform_inputs(job: &Inputs) {
+    naked_asm!(
+        cpu!(),
+        // A column of four channels as two pairs.
+        r".macro column even, odd
+        ldr \even, [r0], #4
+        ldr \odd, [r1], #4
+        ldr \even, [\even, r2]
+        ldr \odd, [\odd, r2]
+        eor \odd, \odd, r12
+        sxtb16 lr, \even, ror #8
+        sxtb16 \even, \even
+        sxtab16 \even, \even, \odd
+        sxtab16 \odd, lr, \odd, ror #8
+        .endm",
+        // The four points of a tile of the pair, whose first two columns are not needed any more.
+        r".macro tile a, a1, b, b1, c, c1, d, d1, place
+        ldr lr, [sp, #8]
+        ssub16 \a, \a, \c
+        ssub16 \a1, \a1, \c1
+        strd \a, \a1, [r3, #\place]
+        add r3, r3, lr
+        sadd16 \a, \b, \c
+        sadd16 \a1, \b1, \c1
+        ssub16 \a, \a, r12
+        ssub16 \a1, \a1, r12
+        ssub16 \a, \a, r12
+        ssub16 \a1, \a1, r12
+        strd \a, \a1, [r3, #\place]
+        add r3, r3, lr
+        ssub16 \a, \c, \b
+        ssub16 \a1, \c1, \b1
+        strd \a, \a1, [r3, #\place]
+        add r3, r3, lr
+        ssub16 \b, \b, \d
+        ssub16 \b1, \b1, \d1
+        strd \b, \b1, [r3, #\place]
+        .endm",
+        // The stack: pairs that are left, quads that are left, bytes of a point; the job; registers.
+        "push {{r0, r4, r5, r6, r7, r8, r9, r10, r11, lr}}",
+        "sub sp, #12",
+        "ldrd r12, r5, [r0, #8]",
+        "lsl r6, r5, #4",
+        "strd r5, r6, [sp, #4]",
+        "movs r2, #0",
+        // A quad.
+        "1: ldr r4, [sp, #12]",
+        "ldrd r0, r1, [r4]",
+        "ldrd r5, r3, [r4, #16]",
+        "add r3, r3, r2, lsl #2",
+        "str r5, [sp]",
+        "column r4, r5",
+        "column r6, r7",
+        // A pair of tiles.
+        "2: column r8, r9",
+        "column r10, r11",
+        "tile r4, r5, r6, r7, r8, r9, r10, r11, 0",
+        "sub r3, r3, lr, lsl #1",
+        "sub r3, r3, lr",
+        "column r4, r5",
+        "column r6, r7",
+        "tile r8, r9, r10, r11, r4, r5, r6, r7, 8",
+        "add r3, r3, lr",
+        "ldr lr, [sp]",
+        "subs lr, #1",
+        "str lr, [sp]",
+        "bne 2b",
+        "adds r2, #4",
+        "ldr lr, [sp, #4]",
+        "subs lr, #1",
+        "str lr, [sp, #4]",
+        "bne 1b",
+        "add sp, #16",
+        "pop {{r4, r5, r6, r7, r8, r9, r10, r11, pc}}",
+        ".purgem column",
+        ".purgem tile",
+    )
+}
+
+/// Transforms the weights of two output channels, one after the other, for a row of points.
+#[unsafe(naked)]
+unsafe extern "C" fn transform_weights(
+    to: *mut [[i16; QUAD]; 2],
+    panels: *const [[i8; QUAD]; 2],
+    quads: usize,
+    step: usize,
+    row: usize,
+) {
+    naked_asm!(
+        cpu!(),
+        // A column of the first or the last row of the kernel.
+        r".macro outer even, odd
+        ldr \odd, [r0]
+        add r0, r0, r2
+        sxtb16 \even, \odd
+        sxtb16 \odd, \odd, ror #8
+        .endm",
+        // The sum of a column. The middle row has the other sign where all bits of the mask are ones: a complement is less by
+        // one than the number's negative.
+        r".macro middle even, odd
+        ldr r10, [r0]
+        ldr r11, [r0, r1, lsl #1]
+        sxtb16 \even, r10
+        sxtb16 \odd, r10, ror #8
+        ldr r10, [r0, r1]
+        sxtab16 \even, \even, r11
+        sxtab16 \odd, \odd, r11, ror #8
+        eor r10, r10, lr
+        sxtab16 \even, \even, r10
+        sxtab16 \odd, \odd, r10, ror #8
+        add r0, r0, r2
+        ssub16 \even, \even, lr
+        ssub16 \odd, \odd, lr
+        .endm",
+        // The stack: from the columns of a quad to the next one, and from its last point to the first of the next; the end of
+        // the first point; where a quad begins; where the points and the weights of the first channel begin; registers; the row.
+        "push {{r0, r1, r4, r5, r6, r7, r8, r9, r10, r11, r12, lr}}",
+        "sub sp, #16",
+        "ldr r4, [sp, #64]",
+        // Bytes of a step, a point, a tap, and a row of taps.
+        "lsl r5, r3, #3",
+        "lsl r12, r2, #4",
+        "mov r3, r0",
+        "mov r0, r1",
+        "mul r2, r2, r5",
+        "add r1, r2, r2, lsl #1",
+        "sub r5, r5, r1",
+        "rsb r6, r12, #16",
+        "sub r6, r6, r12, lsl #1",
+        "strd r5, r6, [sp]",
+        "adr r7, 3f",
+        "adr r8, 2f",
+        "mov lr, #0",
+        "cmp r4, #2",
+        "it eq",
+        "mvneq lr, lr",
+        "cmp r4, #3",
+        "it eq",
+        "addeq r0, r0, r1, lsl #1",
+        "it ne",
+        "cmpne r4, #0",
+        "it eq",
+        "moveq r7, r8",
+        "orr r7, r7, #1",
+        "add r6, r3, r12",
+        "strd r6, r7, [sp, #8]",
+        "str r0, [sp, #20]",
+        // A quad of an output channel.
+        "1: ldr pc, [sp, #12]",
+        ".balign 4",
+        "2:",
+        "outer r4, r5",
+        "outer r6, r7",
+        "outer r8, r9",
+        "b 4f",
+        ".balign 4",
+        "3:",
+        "middle r4, r5",
+        "middle r6, r7",
+        "middle r8, r9",
+        "4: sadd16 r10, r4, r8",
+        "sadd16 r11, r5, r9",
+        "strd r4, r5, [r3]",
+        "add r3, r3, r12",
+        "sadd16 r4, r10, r6",
+        "sadd16 r5, r11, r7",
+        "strd r4, r5, [r3]",
+        "add r3, r3, r12",
+        "ssub16 r4, r10, r6",
+        "ssub16 r5, r11, r7",
+        "strd r4, r5, [r3]",
+        "add r3, r3, r12",
+        "strd r8, r9, [r3]",
+        "ldrd r4, r5, [sp]",
+        "ldr r6, [sp, #8]",
+        "add r0, r0, r4",
+        "add r3, r3, r5",
+        "cmp r3, r6",
+        "bne 1b",
+        // The second output channel, if that was the first.
+        "ldrd r3, r0, [sp, #16]",
+        "add r7, r3, r12",
+        "cmp r6, r7",
+        "add r6, r6, #8",
+        "str r6, [sp, #8]",
+        "add r3, r3, #8",
+        "add r0, r0, #4",
+        "beq 1b",
+        "add sp, #24",
+        "pop {{r4, r5, r6, r7, r8, r9, r10, r11, r12, pc}}",
+        ".purgem outer",
+        ".purgem middle",
+    )
+}
+
+/// The sums of Winograd's products, for so many pairs of tiles.
+///
+/// A quad of channels takes 10 instructions for 16 products: two output channels and two tiles are loaded whole, which takes
+/// all registers. After the first quad, whose products begin the sums, it goes on where as many are left as there are before
+/// the end of the loop.
+#[unsafe(naked)]
+unsafe extern "C" fn points(
+    sums: &mut Points,
+    inputs: *const [[i16; QUAD]; 2],
+    weights: *const [[i16; QUAD]; 2],
+    quads: usize,
+    pairs: usize,
+) {
+    macro_rules! load {
+        () => {
+            "
+            ldm r0!, {{r2, r3, r8, r9}}
+            ldm r1!, {{r10, r11, r12, lr}}
+            "
+        };
+    }
+    macro_rules! quad {
+        () => {
+            concat!(
+                load!(),
+                "
+            smlad r4, r2, r10, r4
+            smlad r5, r8, r10, r5
+            smlad r6, r2, r12, r6
+            smlad r7, r8, r12, r7
+            smlad r4, r3, r11, r4
+            smlad r5, r9, r11, r5
+            smlad r6, r3, lr, r6
+            smlad r7, r9, lr, r7
+            "
+            )
+        };
+    }
+    naked_asm!(
+        cpu!(),
+        // The stack: where to go on after the first quad, the end of the inputs of a point, place of the sums, bytes of a
+        // point, the weights, the end of the sums; registers.
+        "push {{r4, r5, r6, r7, r8, r9, r10, r11, lr}}",
+        "sub sp, #28",
+        "ldr r4, [sp, #64]",
+        "add r4, r0, r4, lsl #6",
+        "strd r2, r4, [sp, #16]",
+        "lsl r5, r3, #4",
+        "strd r0, r5, [sp, #8]",
+        "add r6, r1, r5",
+        // Of eight quads so many are left out; all of them where there was one.
+        "subs r3, #1",
+        "rsb r7, r3, #0",
+        "and r7, r7, #7",
+        "it eq",
+        "moveq r7, #8",
+        "adr r8, 2f",
+        "movs r4, #40",
+        "mla r7, r7, r4, r8",
+        "orr r7, r7, #1",
+        "strd r7, r6, [sp]",
+        "mov r0, r2",
+        // A point.
+        "1:",
+        load!(),
+        "smuad r4, r2, r10",
+        "smuad r5, r8, r10",
+        "smuad r6, r2, r12",
+        "smuad r7, r8, r12",
+        "smlad r4, r3, r11, r4",
+        "smlad r5, r9, r11, r5",
+        "smlad r6, r3, lr, r6",
+        "smlad r7, r9, lr, r7",
+        "ldr pc, [sp]",
+        ".balign 4",
+        "2:",
+        quad!(),
+        quad!(),
+        quad!(),
+        quad!(),
+        quad!(),
+        quad!(),
+        quad!(),
+        quad!(),
+        "ldrd r2, r3, [sp, #4]",
+        "cmp r1, r2",
+        "bne 2b",
+        // The sums, which are aligned to those of four points, and the next point; after four of them, the weights once more.
+        "ldr r8, [sp, #12]",
+        "stm r3!, {{r4, r5, r6, r7}}",
+        "add r2, r2, r8",
+        "strd r2, r3, [sp, #4]",
+        "tst r3, #63",
+        "bne 1b",
+        "ldrd r0, r2, [sp, #16]",
+        "cmp r3, r2",
+        "bne 1b",
+        "add sp, #28",
+        "pop {{r4, r5, r6, r7, r8, r9, r10, r11, pc}}",
+    )
 }
 
 /// The sums of pairs of output channels and pairs of pixels, the first of which begins so many bytes after the beginning of
@@ -338,7 +716,7 @@ unsafe extern "C" fn products<const STEP: usize>(
 #[repr(C)]
 struct Job {
     y: *mut i8,
-    sums: *const [Sums; 2],
+    sums: *const Sums,
     bias: *const Wide,
     factors: *const i32,
     second: *const i32,

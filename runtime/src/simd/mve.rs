@@ -29,7 +29,7 @@ impl Dot for Mve {
         quad.map(|x| x as i8)
     }
 
-    fn rescale(self, end: &End<'_>, sums: &[Sums; 2], y: &mut [i8]) -> bool {
+    fn rescale(self, end: &End<'_>, sums: &[Sums], y: &mut [i8]) -> bool {
         Dsp.rescale(end, sums, y)
     }
 

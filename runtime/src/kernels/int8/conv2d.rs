@@ -3,7 +3,7 @@ use core::ops::Range;
 use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD, Wide};
 
-use super::{Values, ValuesMut, lanes, load_row, rows};
+use super::{Values, ValuesMut, lanes, load_row, rows, winograd};
 use crate::cpu::Cpu;
 use crate::simd::{Device, Factor, IntegerKernel, Lanes, Row, dots, dots_part};
 use crate::tiles::group;
@@ -64,7 +64,10 @@ impl<'a> Conv2d<'a> {
         if let Values::Narrow(_) = self.x {
             return rows::run(crate::simd::mve::Mve, self);
         }
-        rows::run(Device, self);
+        match winograd::pairs(Device, &self) {
+            0 => rows::run(Device, self),
+            pairs => winograd::run(Device, self, pairs),
+        }
     }
 
     /// The definition.

@@ -65,7 +65,7 @@ pub(super) fn run<D: Dot>(d: D, mut conv: Conv2d<'_>) {
                     let weights = weights.get(first_quads * tile.step..).unwrap_or_default();
                     compute(d, second, tile, weights, &mut sums[1]);
                 }
-                conv.rescale(d, middle * width + column, panel, &tile, &sums);
+                conv.rescale(d, middle * width + column, panel, [of_panel, pixels], &sums);
             }
         }
     }
@@ -109,11 +109,18 @@ impl Conv2d<'_> {
         }
     }
 
-    /// Rescales the sums of a tile.
-    fn rescale<D: Dot>(&mut self, d: D, start: usize, panel: usize, tile: &Tile, sums: &[Sums; 2]) {
+    /// Rescales the sums of pixels and of output channels of a panel, for each part of the input.
+    pub(super) fn rescale<D: Dot>(
+        &mut self,
+        d: D,
+        start: usize,
+        panel: usize,
+        [outs, pixels]: [usize; 2],
+        sums: &[Sums],
+    ) {
         let stride = self.bias.len();
         let first = start * stride + panel;
-        let of_panel = panel..panel + tile.outs;
+        let of_panel = panel..panel + outs;
         let end = End {
             bias: self.bias.get(of_panel.clone()).unwrap_or_default(),
             factors: self.factors[0].get(of_panel.clone()).unwrap_or_default(),
@@ -121,7 +128,7 @@ impl Conv2d<'_> {
             residual: self.residual,
             r: self.r.filter(|_| self.residual != 0).map(|r| r.from(first)),
             shift: self.shift,
-            pixels: tile.pixels,
+            pixels,
             stride,
         };
         if let ValuesMut::Narrow(y) = &mut self.y
@@ -129,8 +136,9 @@ impl Conv2d<'_> {
         {
             return;
         }
-        let [first_sums, second_sums] = sums;
-        for (pixel, sums) in first_sums.iter().zip(second_sums).enumerate().take(tile.pixels) {
+        let Some(first_sums) = sums.first() else { return };
+        let second_sums = sums.get(1).unwrap_or(first_sums);
+        for (pixel, sums) in first_sums.iter().zip(second_sums).enumerate().take(pixels) {
             let of_out = sums.0.iter().zip(sums.1).zip(end.bias.iter().zip(end.factors));
             for (out, ((&sum, &second), (&bias, &factor))) in of_out.enumerate() {
                 let mut sum = long(bias) + i64::from(sum) * i64::from(factor);
