@@ -33,8 +33,8 @@ struct Core {
     counts: Option<Counts>,
 }
 
-/// Fitted to the counts of `cargo xtask bench-devices` (docs/benchmarks.md). What comes out is 5 to 12 % below what QEMU counts
-/// for the committed students of clothes, built for size, by `firmware-demo/run.sh an386` and `rv32`.
+/// Fitted to the counts of direct sums by `cargo xtask bench-devices`, which code has that is built for size. What comes out is 5
+/// to 12 % below what QEMU counts for the committed students of clothes by `firmware-demo/run.sh an386` and `rv32`.
 #[derive(Debug)]
 struct Counts {
     /// For each multiply-accumulate, those that fill a quad of channels counted too.
