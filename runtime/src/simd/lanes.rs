@@ -145,8 +145,8 @@ pub trait Lanes: Copy + Send + Sync {
         self.dot_pairs(self.dot_pairs(sum, a[0], x[0]), a[1], x[1])
     }
 
-    /// Adds the products of M pixels, of numbers with 16 bits, with N panels, as [`dots`] does; false where row by row is best,
-    /// and nothing was done.
+    /// Adds the products of M pixels, of numbers with 16 bits, with N panels, all in one. Where row by row is best it does
+    /// nothing and returns false.
     ///
     /// # Safety
     /// Panels have one length, and every pixel four numbers for each of their rows.
