@@ -1,5 +1,5 @@
-//! Says which instructions a microcontroller has: the compiler knows, but does not tell before they are stable. And whether
-//! code is to be fast or small.
+//! Says which instructions a microcontroller has: the compiler knows, but does not tell before they are stable. And which code
+//! a build can do without.
 
 use std::env::var;
 
@@ -9,6 +9,7 @@ fn main() {
     println!("cargo:rustc-check-cfg=cfg(mve)");
     println!("cargo:rustc-check-cfg=cfg(armv8m)");
     println!("cargo:rustc-check-cfg=cfg(winograd)");
+    println!("cargo:rustc-check-cfg=cfg(scalar)");
     let target = var("TARGET").unwrap_or_default();
     let flags = var("CARGO_ENCODED_RUSTFLAGS").unwrap_or_default();
     // The flags are apart by this character, and a space where `-C` is one of its own.
@@ -31,5 +32,10 @@ fn main() {
     // small. In WebAssembly it makes vectors of direct sums.
     if !["s", "z"].contains(&var("OPT_LEVEL").unwrap_or_default().as_str()) && !target.starts_with("wasm32") {
         println!("cargo:rustc-cfg=winograd");
+    }
+    // A module for pages with simd128 runs only where that is there, and is fetched by whoever waits for a page.
+    let features = var("CARGO_CFG_TARGET_FEATURE").unwrap_or_default();
+    if target != "wasm32-unknown-unknown" || !features.split(',').any(|feature| feature == "simd128") {
+        println!("cargo:rustc-cfg=scalar");
     }
 }

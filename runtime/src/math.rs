@@ -13,6 +13,7 @@ pub(crate) fn rsqrt(x: f32) -> f32 {
 }
 
 /// The number of 16 bits, exactly.
+#[cfg(any(scalar, feature = "std"))]
 #[inline]
 pub(crate) fn widen(half: u16) -> f32 {
     let half = u32::from(half);
@@ -29,6 +30,10 @@ pub(crate) fn widen(half: u16) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Isa;
+    use crate::simd::{Kernel, Simd};
+    use std::vec;
+    use std::vec::Vec;
 
     #[test]
     fn rsqrt_is_rounded_correctly_but_for_one_unit() {
@@ -47,6 +52,28 @@ mod tests {
         for bits in 0..=u16::MAX {
             let (wide, expected) = (widen(bits), half::f16::from_bits(bits).to_f32());
             assert!(wide.to_bits() == expected.to_bits() || wide.is_nan() && expected.is_nan(), "{bits:x}");
+        }
+    }
+
+    #[test]
+    fn every_processor_widens_the_same() {
+        struct Widen<'a>(&'a [u16], &'a mut [f32]);
+        impl Kernel for Widen<'_> {
+            fn run<S: Simd>(self, s: S, _: &mut [f32]) {
+                for (x, y) in self.0.chunks(S::LANES).zip(self.1.chunks_mut(S::LANES)) {
+                    s.store(s.load_half(x), y);
+                }
+            }
+        }
+        let halves: Vec<u16> = (0..=u16::MAX).collect();
+        for isa in Isa::all() {
+            let mut found = vec![0.0; halves.len()];
+            isa.run(Widen(&halves, &mut found), &mut []);
+            for (&half, found) in halves.iter().zip(found) {
+                let expected = widen(half);
+                let same = found.to_bits() == expected.to_bits() || found.is_nan() && expected.is_nan();
+                assert!(same, "{isa}: {half:x} gives {found}, not {expected}");
+            }
         }
     }
 }

@@ -14,7 +14,7 @@ mod grid;
 mod lanes;
 #[cfg(mve)]
 pub(crate) mod mve;
-#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
+#[cfg(scalar)]
 mod scalar;
 #[cfg(feature = "threads")]
 mod team;
@@ -28,7 +28,7 @@ mod avx512;
 mod cpuid;
 #[cfg(target_arch = "aarch64")]
 mod neon;
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[cfg(target_feature = "simd128")]
 mod wasm;
 
 #[cfg(not(dsp))]
@@ -274,7 +274,7 @@ pub struct Isa(Token);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
-    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
+    #[cfg(scalar)]
     Scalar(scalar::Scalar),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2),
@@ -286,7 +286,7 @@ enum Token {
     Vnni(avx512::Vnni),
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon),
-    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    #[cfg(target_feature = "simd128")]
     Wasm(wasm::Wasm),
 }
 
@@ -307,15 +307,14 @@ pub enum IsaError {
 }
 
 impl Isa {
-    /// Plain Rust, without instructions of a certain processor. A module for pages with simd128 does not have it: it
-    /// runs only where that is there, and is fetched by whoever waits for a page.
-    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
+    /// Plain Rust, without instructions of a certain processor. A module for pages with simd128 does not have it.
+    #[cfg(scalar)]
     pub const SCALAR: Self = Self(Token::Scalar(scalar::Scalar));
 
     /// What every processor has that this build runs on.
-    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
+    #[cfg(scalar)]
     const LEAST: Self = Self::SCALAR;
-    #[cfg(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown"))]
+    #[cfg(not(scalar))]
     const LEAST: Self = Self(Token::Wasm(wasm::Wasm));
 
     /// The fastest of this processor.
@@ -334,12 +333,12 @@ impl Isa {
         ];
         #[cfg(target_arch = "aarch64")]
         let more = [neon::Neon::detect().map(Token::Neon), None];
-        #[cfg(all(target_arch = "wasm32", target_feature = "simd128", not(target_os = "unknown")))]
+        #[cfg(all(scalar, target_feature = "simd128"))]
         let more = [Some(Token::Wasm(wasm::Wasm)), None];
         #[cfg(not(any(
             target_arch = "x86_64",
             target_arch = "aarch64",
-            all(target_arch = "wasm32", target_feature = "simd128", not(target_os = "unknown"))
+            all(scalar, target_feature = "simd128")
         )))]
         let more: [Option<Token>; 2] = [None; 2];
         core::iter::once(Self::LEAST).chain(more.into_iter().flatten().map(Self))
@@ -357,7 +356,7 @@ impl Isa {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self.0 {
-            #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
+            #[cfg(scalar)]
             Token::Scalar(_) => NAMES[0],
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(_) => NAMES[1],
@@ -369,7 +368,7 @@ impl Isa {
             Token::Vnni(_) => NAMES[4],
             #[cfg(target_arch = "aarch64")]
             Token::Neon(_) => NAMES[5],
-            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            #[cfg(target_feature = "simd128")]
             Token::Wasm(_) => NAMES[6],
         }
     }
@@ -377,7 +376,7 @@ impl Isa {
     /// The vectors of integers that it has; kernels do without them where there are none.
     pub fn vectors(self) -> Option<Vectors> {
         match self.0 {
-            #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
+            #[cfg(scalar)]
             Token::Scalar(_) => None,
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(s) => Some(Vectors::Avx2(s)),
@@ -389,7 +388,7 @@ impl Isa {
             Token::Vnni(s) => Some(Vectors::Vnni(s)),
             #[cfg(target_arch = "aarch64")]
             Token::Neon(s) => Some(Vectors::Neon(s)),
-            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            #[cfg(target_feature = "simd128")]
             Token::Wasm(s) => Some(Vectors::Wasm(s)),
         }
     }
@@ -397,7 +396,7 @@ impl Isa {
     /// Runs a kernel, compiled for this instruction set.
     pub fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
         match self.0 {
-            #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128", target_os = "unknown")))]
+            #[cfg(scalar)]
             Token::Scalar(s) => kernel.run(s, scratch),
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(s) => s.run(kernel, scratch),
@@ -409,7 +408,7 @@ impl Isa {
             Token::Vnni(s) => s.0.run(kernel, scratch),
             #[cfg(target_arch = "aarch64")]
             Token::Neon(s) => s.run(kernel, scratch),
-            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            #[cfg(target_feature = "simd128")]
             Token::Wasm(s) => kernel.run(s, scratch),
         }
     }

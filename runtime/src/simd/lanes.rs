@@ -9,12 +9,12 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod tile;
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[cfg(target_feature = "simd128")]
 mod wasm;
 
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
-#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[cfg(target_feature = "simd128")]
 use super::wasm::Wasm;
 #[cfg(target_arch = "x86_64")]
 use super::{
@@ -215,7 +215,7 @@ pub enum Vectors {
     #[cfg(target_arch = "aarch64")]
     Neon(Neon),
     /// Of 4 lanes.
-    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    #[cfg(target_feature = "simd128")]
     Wasm(Wasm),
 }
 
@@ -233,7 +233,7 @@ impl Vectors {
             Self::Vnni(s) => s.run_integers(kernel, scratch),
             #[cfg(target_arch = "aarch64")]
             Self::Neon(s) => s.run_integers(kernel, scratch),
-            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            #[cfg(target_feature = "simd128")]
             Self::Wasm(s) => kernel.run(s, scratch),
             #[cfg(not(any(
                 target_arch = "x86_64",

@@ -3,7 +3,6 @@
 use core::arch::wasm32::*;
 
 use super::Simd;
-use crate::math;
 
 /// The program was compiled for simd128: WebAssembly has no choice at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +27,15 @@ impl Simd for Wasm {
 
     #[inline(always)]
     unsafe fn widen(self, x: *const u16) -> v128 {
-        // SAFETY: the caller's promise; an array of numbers needs no more alignment than one of them.
-        let x = unsafe { x.cast::<[u16; 4]>().read() }.map(math::widen);
-        f32x4(x[0], x[1], x[2], x[3])
+        // SAFETY: the caller's promise; any address will do.
+        let half = unsafe { u32x4_load_extend_u16x4(x) };
+        // Read as f32 it is 2⁻¹¹² times the number, also where that is subnormal: the exponents differ in their bias.
+        let magnitude = u32x4_shl(v128_and(half, u32x4_splat(0x7fff)), 13);
+        let number = f32x4_mul(magnitude, f32x4_splat(f32::from_bits((127 + 112) << 23)));
+        // The largest exponent means infinity.
+        let infinite = v128_and(i32x4_gt(magnitude, i32x4_splat(0x0f7f_ffff)), i32x4_splat(0x7f80_0000));
+        let sign = u32x4_shl(v128_and(half, u32x4_splat(0x8000)), 16);
+        v128_or(v128_or(number, infinite), sign)
     }
 
     #[inline(always)]
