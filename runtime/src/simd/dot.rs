@@ -21,6 +21,9 @@ const RUNS: usize = 9;
 /// Sums for each pixel and each output channel of a panel.
 pub(crate) type Sums = [[i32; PANEL]; PIXELS];
 
+/// Expanded quads of two tiles side by side, or of two output channels.
+pub(crate) type Quads = [[i16; QUAD]; 2];
+
 /// Sums of Winograd's products of two output channels: `[pair][point][tile][out]`, for at most four pairs of tiles and the four
 /// points of a row.
 #[derive(Debug, Default)]
@@ -216,14 +219,7 @@ pub(crate) trait Winograd: Dot<X = i16> {
 
     /// Transforms the sum of two rows of pixels, or their difference, for pairs of tiles side by side: `[pair][point][quad]` of
     /// two tiles.
-    fn inputs(
-        self,
-        quads: usize,
-        pixels: &Pixels<'_>,
-        rows: [usize; 2],
-        sum: bool,
-        inputs: &mut [[[i16; QUAD]; 2]],
-    );
+    fn inputs(self, quads: usize, pixels: &Pixels<'_>, rows: [usize; 2], sum: bool, inputs: &mut [Quads]);
 
     /// Transforms the weights of two output channels for a row of points: `[point][quad]`. The weights of the two are `[tap][quad]`,
     /// so many pairs apart.
@@ -233,17 +229,11 @@ pub(crate) trait Winograd: Dot<X = i16> {
         row: usize,
         panels: &[[[i8; QUAD]; 2]],
         step: usize,
-        weights: &mut [[[i16; QUAD]; 2]],
+        weights: &mut [Quads],
     );
 
     /// The sums of products over so many quads of channels.
-    fn points(
-        self,
-        quads: usize,
-        weights: &[[[i16; QUAD]; 2]],
-        inputs: &[[[i16; QUAD]; 2]],
-        sums: &mut Points,
-    );
+    fn points(self, quads: usize, weights: &[Quads], inputs: &[Quads], sums: &mut Points);
 }
 
 /// What a tile reads: runs of quads, which lie in expanded rows.
@@ -364,6 +354,14 @@ impl Dot for Plain {
     }
 }
 
+/// The instruction of RISC-V that adds a register to a sum.
+#[cfg(all(target_arch = "riscv32", target_feature = "m"))]
+macro_rules! add {
+    ($sum:literal, $register:literal) => {
+        concat!("add {", $sum, "}, {", $sum, "}, {", $register, "}\n")
+    };
+}
+
 /// Adds the products of quads of four output channels, each a step after the one before, with those of two pixels.
 #[cfg(not(all(target_arch = "riscv32", target_feature = "m")))]
 #[inline(always)]
@@ -398,16 +396,8 @@ fn add_products(sums: &mut [[i32; 2]; 4], weights: &[i8], step: usize, a: &[[i16
                 "({weights})\n",
                 "mul {t}, {w}, {x}\n",
                 "mul {w}, {w}, {y}\n",
-                "add {",
-                $first,
-                "}, {",
-                $first,
-                "}, {t}\n",
-                "add {",
-                $second,
-                "}, {",
-                $second,
-                "}, {w}\n",
+                add!($first, "t"),
+                add!($second, "w"),
             )
         };
     }
@@ -454,14 +444,7 @@ fn add_products(sums: &mut [[i32; 2]; 4], weights: &[i8], step: usize, a: &[[i16
 impl Winograd for Plain {
     const PAIRS: usize = 2;
 
-    fn inputs(
-        self,
-        quads: usize,
-        pixels: &Pixels<'_>,
-        rows: [usize; 2],
-        sum: bool,
-        inputs: &mut [[[i16; QUAD]; 2]],
-    ) {
+    fn inputs(self, quads: usize, pixels: &Pixels<'_>, rows: [usize; 2], sum: bool, inputs: &mut [Quads]) {
         let sign = if sum { 1 } else { -1 };
         for (pair, inputs) in inputs.chunks_exact_mut((4 * quads).max(1)).enumerate() {
             let columns: [[&[[i8; QUAD]]; 2]; 6] =
@@ -490,7 +473,7 @@ impl Winograd for Plain {
         row: usize,
         panels: &[[[i8; QUAD]; 2]],
         step: usize,
-        weights: &mut [[[i16; QUAD]; 2]],
+        weights: &mut [Quads],
     ) {
         let mut points = weights.chunks_exact_mut(quads.max(1));
         let [Some(p0), Some(p1), Some(p2), Some(p3)] = [(); 4].map(|()| points.next()) else { return };
@@ -524,13 +507,7 @@ impl Winograd for Plain {
         }
     }
 
-    fn points(
-        self,
-        quads: usize,
-        weights: &[[[i16; QUAD]; 2]],
-        inputs: &[[[i16; QUAD]; 2]],
-        sums: &mut Points,
-    ) {
+    fn points(self, quads: usize, weights: &[Quads], inputs: &[Quads], sums: &mut Points) {
         let of_point = quads.max(1);
         // Where there is one pair, twice.
         for (inputs, sums) in inputs.chunks((8 * quads).max(1)).zip(sums.0.as_chunks_mut::<2>().0) {
@@ -549,11 +526,7 @@ impl Winograd for Plain {
 /// Sums of the products of quads of two output channels with those of two pairs of tiles.
 #[cfg(not(all(target_arch = "riscv32", target_feature = "m")))]
 #[inline(always)]
-fn products(
-    weights: &[[[i16; QUAD]; 2]],
-    a: &[[[i16; QUAD]; 2]],
-    b: &[[[i16; QUAD]; 2]],
-) -> [[[i32; 2]; 2]; 2] {
+fn products(weights: &[Quads], a: &[Quads], b: &[Quads]) -> [[[i32; 2]; 2]; 2] {
     let mut sums = [[[0i32; 2]; 2]; 2];
     for (weights, (a, b)) in weights.iter().zip(a.iter().zip(b)) {
         for channel in 0..QUAD {
@@ -570,11 +543,7 @@ fn products(
 /// The same, in as many registers as it takes.
 #[cfg(all(target_arch = "riscv32", target_feature = "m"))]
 #[inline(always)]
-fn products(
-    weights: &[[[i16; QUAD]; 2]],
-    a: &[[[i16; QUAD]; 2]],
-    b: &[[[i16; QUAD]; 2]],
-) -> [[[i32; 2]; 2]; 2] {
+fn products(weights: &[Quads], a: &[Quads], b: &[Quads]) -> [[[i32; 2]; 2]; 2] {
     let mut sums = [[[0i32; 2]; 2]; 2];
     let quads = weights.len().min(a.len()).min(b.len());
     if quads == 0 {
@@ -590,16 +559,8 @@ fn products(
                 "})\n",
                 "mul {t}, {v}, {x}\n",
                 "mul {x}, {w}, {x}\n",
-                "add {",
-                $first,
-                "}, {",
-                $first,
-                "}, {t}\n",
-                "add {",
-                $second,
-                "}, {",
-                $second,
-                "}, {x}\n",
+                add!($first, "t"),
+                add!($second, "x"),
             )
         };
     }

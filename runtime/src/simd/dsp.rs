@@ -7,7 +7,7 @@ use core::arch::{asm, naked_asm};
 
 use traflow_graph::quant::{QUAD, Wide};
 
-use super::dot::{Channel, Dot, End, PIXELS, Pixels, Points, Sums, Tile, Window, Winograd};
+use super::dot::{Channel, Dot, End, PIXELS, Pixels, Points, Quads, Sums, Tile, Window, Winograd};
 use crate::kernels::int8::Values;
 
 // The assembler of naked functions does not know the processor that the compiler was told of.
@@ -201,14 +201,7 @@ impl Winograd for Dsp {
     // With vectors, a register has sixteen products of 8 bits, and eight of 16.
     const PAIRS: usize = if cfg!(mve) { 0 } else { 1 };
 
-    fn inputs(
-        self,
-        quads: usize,
-        pixels: &Pixels<'_>,
-        rows: [usize; 2],
-        sum: bool,
-        inputs: &mut [[[i16; QUAD]; 2]],
-    ) {
+    fn inputs(self, quads: usize, pixels: &Pixels<'_>, rows: [usize; 2], sum: bool, inputs: &mut [Quads]) {
         let pairs = inputs.len() / (4 * quads).max(1);
         let Some([a, b]) =
             pixels.rows(rows, quads).filter(|_| quads > 0 && (1..=PIXELS / 4).contains(&pairs))
@@ -233,7 +226,7 @@ impl Winograd for Dsp {
         row: usize,
         panels: &[[[i8; QUAD]; 2]],
         step: usize,
-        weights: &mut [[[i16; QUAD]; 2]],
+        weights: &mut [Quads],
     ) {
         let fits = quads > 0 && weights.len() >= 4 * quads && panels.len() > (9 * quads - 1) * step;
         debug_assert!(fits, "fewer weights than a kernel has");
@@ -243,13 +236,7 @@ impl Winograd for Dsp {
         }
     }
 
-    fn points(
-        self,
-        quads: usize,
-        weights: &[[[i16; QUAD]; 2]],
-        inputs: &[[[i16; QUAD]; 2]],
-        sums: &mut Points,
-    ) {
+    fn points(self, quads: usize, weights: &[Quads], inputs: &[Quads], sums: &mut Points) {
         let pairs = inputs.len() / (4 * quads).max(1);
         let fits = quads > 0 && weights.len() >= 4 * quads && (1..=sums.0.len()).contains(&pairs);
         debug_assert!(fits, "more pairs than there are sums of, or too few weights");
@@ -270,7 +257,7 @@ struct Inputs {
     mask: u32,
     quads: usize,
     pairs: usize,
-    to: *mut [[i16; QUAD]; 2],
+    to: *mut Quads,
 }
 
 /// Transforms two rows of pixels for pairs of tiles.
@@ -360,7 +347,7 @@ unsafe extern "C" fn transform_inputs(job: &Inputs) {
 /// Transforms the weights of two output channels, one after the other, for a row of points.
 #[unsafe(naked)]
 unsafe extern "C" fn transform_weights(
-    to: *mut [[i16; QUAD]; 2],
+    to: *mut Quads,
     panels: *const [[i8; QUAD]; 2],
     quads: usize,
     step: usize,
@@ -481,8 +468,8 @@ unsafe extern "C" fn transform_weights(
 #[unsafe(naked)]
 unsafe extern "C" fn points(
     sums: &mut Points,
-    inputs: *const [[i16; QUAD]; 2],
-    weights: *const [[i16; QUAD]; 2],
+    inputs: *const Quads,
+    weights: *const Quads,
     quads: usize,
     pairs: usize,
 ) {

@@ -23,7 +23,7 @@ use traflow_graph::quant::{PANEL, QUAD};
 
 use super::Values;
 use super::conv2d::Conv2d;
-use crate::simd::dot::{PIXELS, Pixels, Points, Sums, Winograd};
+use crate::simd::dot::{PIXELS, Pixels, Points, Quads, Sums, Winograd};
 
 /// The most channels of the input: 4 · 9 · 2⁷ · 2⁷ times as many is below 2³¹.
 const CHANNELS: usize = 3640;
@@ -36,9 +36,6 @@ const PAIR: usize = 2;
 
 /// Points of a row, and rows of them.
 const POINTS: usize = 4;
-
-/// Expanded quads of two tiles or of two output channels.
-type Quads = [[i16; QUAD]; PAIR];
 
 /// How many pairs of tiles side by side a convolution is best computed with; 0 where direct sums are as fast, or it has 16 bits,
 /// two parts, or channels that do not make pairs of quads.
