@@ -179,7 +179,7 @@ pub trait Lanes: Copy + Send + Sync {
 }
 
 /// Both ends of the pieces of numbers of 16 bits, the first one in the lower half: for processors that cannot look up.
-#[cfg(any(target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
+#[cfg(any(target_arch = "aarch64", target_feature = "simd128"))]
 #[inline(always)]
 fn ends(table: &[i16; TABLE], p: &[i32; LANES]) -> [i32; LANES] {
     let mut ends = [0; LANES];
@@ -235,11 +235,7 @@ impl Vectors {
             Self::Neon(s) => s.run_integers(kernel, scratch),
             #[cfg(target_feature = "simd128")]
             Self::Wasm(s) => kernel.run(s, scratch),
-            #[cfg(not(any(
-                target_arch = "x86_64",
-                target_arch = "aarch64",
-                all(target_arch = "wasm32", target_feature = "simd128")
-            )))]
+            #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128")))]
             #[allow(unreachable_patterns, reason = "processors without vectors have no variant")]
             _ => _ = (kernel, scratch),
         }
