@@ -94,6 +94,8 @@ impl<'m, 'a> Engine<'m, 'a> {
             return Err(EngineError::Format { integers: true });
         }
         let (values, scratch) = split(&model, arena)?;
+        let planned = model.arena_bytes() - model.scratch();
+        let scratch = scratch.get_mut(..planned).unwrap_or_default();
         // Both are aligned to 64 bytes, and whole numbers of them.
         let [values, scratch] = [values, scratch].map(bytemuck::cast_slice_mut);
         Ok(Self { memory: Memory { model, values, scratch, class: None }, cpu })
@@ -302,14 +304,17 @@ pub fn bytes(picture: &[f32], shape: Shape) -> impl ExactSizeIterator<Item = u8>
     (0..picture.len()).map(move |i| (at(i) * 127.5 + 128.0) as u8)
 }
 
-/// The arena's part for values and that for scratch memory; both begin at a multiple of 64.
+/// The arena's part for values and that for scratch memory, which is whatever is left; both begin at a multiple of 64 and
+/// are as long.
 pub(crate) fn split<'a>(
     model: &Model<'_>,
     arena: &'a mut [u8],
 ) -> Result<(&'a mut [u8], &'a mut [u8]), EngineError> {
     let skip = arena.as_ptr().align_offset(ALIGN);
     let error = EngineError::Arena { needed: model.arena_bytes().saturating_add(skip), found: arena.len() };
-    let arena = arena.get_mut(skip..).and_then(|arena| arena.get_mut(..model.arena_bytes()));
+    let whole = arena.len().saturating_sub(skip) / ALIGN * ALIGN;
+    let arena = arena.get_mut(skip..).and_then(|arena| arena.get_mut(..whole));
+    let arena = arena.filter(|arena| arena.len() >= model.arena_bytes());
     arena.and_then(|arena| arena.split_at_mut_checked(model.scratch())).ok_or(error)
 }
 

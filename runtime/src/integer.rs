@@ -10,7 +10,8 @@ use traflow_graph::quant::{IMAGE_BITS, Integers, QUERIES};
 use crate::cpu::Cpu;
 use crate::engine::{EngineError, Steps, split};
 use crate::kernels::int8::{
-    Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Step, Upsample, Values, ValuesMut,
+    Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Step, TILES_OFFERED, Upsample, Values,
+    ValuesMut, ample_bytes,
 };
 use crate::simd::Isa;
 
@@ -62,10 +63,16 @@ pub enum SelfTestError {
 }
 
 impl<'m, 'a> IntegerEngine<'m, 'a> {
-    /// Bytes of an arena that suffice at any address. One that begins at a multiple of 64 needs
+    /// Bytes of an arena, at any address, with which this processor is fastest. One that begins at a multiple of 64 needs
     /// [`Model::arena_bytes`] alone.
     pub fn arena_bytes(model: &Model<'_>) -> usize {
-        model.arena_bytes().saturating_add(ALIGN - 1)
+        let ample = |node: Node<'_>| match (node.op(), node.inputs().next()) {
+            (Op::Conv2d { kernel: 3, .. }, Some(input)) if !input.is_wide() => ample_bytes(input.shape()),
+            _ => 0,
+        };
+        let tiled = TILES_OFFERED && model.weights() == Dtype::I8 && Isa::detect().vectors().is_some();
+        let scratch = if tiled { model.nodes().map(ample).max().unwrap_or(0) } else { 0 };
+        model.arena_bytes().max(model.scratch().saturating_add(scratch)).saturating_add(ALIGN - 1)
     }
 
     /// Takes memory for the values, at any address; what it holds does not matter.

@@ -37,7 +37,7 @@ fn traflow(arguments: &Arguments) -> Result<()> {
     let skip = memory.as_ptr().align_offset(64);
     memory[skip..][..bytes.len()].copy_from_slice(&bytes);
     let model = Model::new(&memory[skip..][..bytes.len()]).with_context(|| format!("reading {path}"))?;
-    let mut arena = vec![0; Engine::arena_bytes(&model)];
+    let mut arena = vec![0; Engine::arena_bytes(&model).max(IntegerEngine::arena_bytes(&model))];
     let cpu = Cpu::with_threads(Isa::detect(), arguments.threads)?;
     if arguments.model.file_name().is_some_and(|name| name == "int8.traflow") {
         let mut engine = IntegerEngine::on(cpu, model, &mut arena)?;

@@ -134,7 +134,10 @@ fn run(arguments: &Arguments) -> Result<()> {
         Ok(name) => Isa::named(&name).with_context(|| format!("{ISA}={name}"))?,
         Err(_) => Isa::detect(),
     };
-    let mut arena = memory(Engine::arena_bytes(&model))?;
+    let mut arena = memory(match model.weights() {
+        Dtype::I8 => IntegerEngine::arena_bytes(&model),
+        Dtype::F32 | Dtype::F16 => Engine::arena_bytes(&model),
+    })?;
     // Whether what is written says which file it is of.
     let named = arguments.output.is_some() || arguments.json;
     let (text, mut result) = thread::scope(|scope| {

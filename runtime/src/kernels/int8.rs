@@ -18,11 +18,13 @@ mod elementwise;
 mod group_norm;
 mod rows;
 mod winograd;
+mod winograd4;
 
 pub use attention::Attention;
 pub use conv2d::Conv2d;
 pub use elementwise::{Add, Concat, Downsample, Silu, Step, Upsample};
 pub use group_norm::GroupNorm;
+pub(crate) use winograd4::{OFFERED as TILES_OFFERED, ample_bytes};
 
 /// Elements of 8 or of 16 bits.
 #[derive(Clone, Copy, Debug)]

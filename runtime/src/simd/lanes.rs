@@ -22,7 +22,7 @@ use super::{
     avx512::{Avx512, Vnni},
 };
 
-pub(crate) use tile::{Factor, dots, dots_part};
+pub(crate) use tile::{Factor, dot_rows, dots, dots_part};
 
 /// Lanes of every vector of integers.
 pub const LANES: usize = PANEL;
@@ -65,6 +65,8 @@ pub trait Lanes: Copy + Send + Sync {
     /// Where there is an instruction for [`dot`](Self::dot): what has to be added to numbers of 8 bits before they are
     /// its second factor.
     const BYTES: Option<u8>;
+    /// Instructions for a register of [`dot`](Self::dot), and of [`dot_pairs`](Self::dot_pairs).
+    const DOTS: [u32; 2];
 
     /// All lanes are x.
     fn splat(self, x: i32) -> Self::V;
@@ -131,6 +133,12 @@ pub trait Lanes: Copy + Send + Sync {
     /// The lower half of a >> shift, 0 to 62.
     fn narrow(self, a: Self::Long, shift: u32) -> Self::V;
 
+    /// Twice as many numbers of 16 bits in their order, widened from 8: the first two are in the first lane.
+    fn widen(self, x: &[i8; 2 * LANES]) -> Self::V;
+    /// a + b, of numbers of 16 bits.
+    fn add16(self, a: Self::V, b: Self::V) -> Self::V;
+    /// a - b, of numbers of 16 bits.
+    fn sub16(self, a: Self::V, b: Self::V) -> Self::V;
     /// The lower halves of each lane of a and of b.
     fn pair(self, a: Self::V, b: Self::V) -> Self::V;
     /// Four numbers of 8 bits as two pairs of 16.

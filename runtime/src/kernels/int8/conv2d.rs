@@ -3,7 +3,7 @@ use core::ops::Range;
 use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD, Wide};
 
-use super::{Values, ValuesMut, lanes, load_row, rows, winograd};
+use super::{Values, ValuesMut, lanes, load_row, rows, winograd, winograd4};
 use crate::cpu::Cpu;
 use crate::simd::{Device, Factor, IntegerKernel, Lanes, Row, dots, dots_part};
 use crate::tiles::group;
@@ -35,7 +35,7 @@ pub struct Conv2d<'a> {
     /// The residual; `None` where y holds it.
     pub r: Option<Values<'a>>,
     /// Memory for the rows of the input that a row of the output reads, aligned to 4 bytes. With more of it more rows are
-    /// computed at once.
+    /// computed at once, and with as much as `ample_bytes` vectors are fastest.
     pub scratch: &'a mut [u8],
     /// Output.
     pub y: ValuesMut<'a>,
@@ -45,17 +45,23 @@ impl<'a> Conv2d<'a> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
         let Some(vectors) = cpu.isa().vectors() else { return self.words() };
+        let (parts, scratch) = self.parts(cpu.threads());
+        cpu.run_integers(vectors, parts, scratch);
+    }
+
+    /// The output in parts, of as many rows each.
+    fn parts(self, count: usize) -> (impl Iterator<Item = Part<'a>> + Send, &'a mut [u8]) {
         let Self { x, shape, kernel, panels, split, zeros, factors, bias, shift, residual, r, scratch, y } =
             self;
         let r = r.filter(|_| residual != 0);
         let row = usize::from(shape.width) * bias.len().max(1);
-        let rows = usize::from(shape.height).div_ceil(cpu.threads());
-        let parts = y.chunks(rows * row).enumerate().map(|(index, y)| {
+        let rows = usize::from(shape.height).div_ceil(count);
+        let parts = y.chunks(rows * row).enumerate().map(move |(index, y)| {
             let first = index * rows;
             let r = r.map(|r| r.slice(first * row..first * row + y.len()));
             Part { x, shape, kernel, panels, split, zeros, factors, bias, shift, residual, r, first, y }
         });
-        cpu.run_integers(vectors, parts, scratch);
+        (parts, scratch)
     }
 
     /// For processors with nothing but general registers.
@@ -107,26 +113,31 @@ impl<'a> Conv2d<'a> {
 
 /// Some rows of the output, computed on vectors. The rows of the input that they read are first copied as factors, with what
 /// is outside the picture around them, so that whatever a row of the kernel reads of a pixel lies together.
-struct Part<'a> {
+pub(super) struct Part<'a> {
     x: Values<'a>,
-    shape: Shape,
-    kernel: usize,
-    panels: &'a [i8],
-    split: usize,
-    zeros: [i32; 2],
-    factors: [&'a [i32]; 2],
-    bias: &'a [Wide],
+    pub(super) shape: Shape,
+    pub(super) kernel: usize,
+    pub(super) panels: &'a [i8],
+    pub(super) split: usize,
+    pub(super) zeros: [i32; 2],
+    pub(super) factors: [&'a [i32]; 2],
+    pub(super) bias: &'a [Wide],
     shift: u32,
     residual: i32,
     r: Option<Values<'a>>,
     /// The first of the rows.
-    first: usize,
-    y: ValuesMut<'a>,
+    pub(super) first: usize,
+    pub(super) y: ValuesMut<'a>,
 }
 
 impl IntegerKernel for Part<'_> {
     #[inline(always)]
     fn run<S: Lanes>(self, s: S, scratch: &mut [u8]) {
+        if let Values::Narrow(x) = self.x
+            && winograd4::pays::<S>(&self, scratch.len())
+        {
+            return winograd4::run(s, self, x, scratch);
+        }
         match (self.x, S::BYTES) {
             (Values::Narrow(x), Some(_)) => self.bands(s, x, scratch),
             (Values::Narrow(x), None) => self.bands(s, x, numbers(scratch)),
@@ -140,6 +151,9 @@ fn numbers(scratch: &mut [u8]) -> &mut [i16] {
     let whole = scratch.len() & !1;
     bytemuck::try_cast_slice_mut(&mut scratch[..whole]).unwrap_or_default()
 }
+
+/// The most bytes of rows, where so many hold more than one row of the output reads.
+const BAND: usize = 16 << 10;
 
 /// Rows of the input as factors.
 #[derive(Clone, Copy)]
@@ -161,7 +175,9 @@ impl Part<'_> {
         let channels = usize::from(self.shape.channels).next_multiple_of(QUAD);
         let row = (width + self.kernel - 1) * channels;
         let rows = self.y.len() / (width * outs).max(1);
-        let most = (memory.len() / row).saturating_sub(self.kernel - 1).max(1);
+        // As much as stays in the cache.
+        let most = memory.len().min(BAND / size_of::<F>()) / row;
+        let most = most.saturating_sub(self.kernel - 1).max(1);
         let of_band = group(rows, most);
         let mut start = 0;
         while start < rows {
@@ -380,7 +396,7 @@ impl Part<'_> {
 
     /// Rescales the sums of a tile. Pixels after the last one are not stored.
     #[inline(always)]
-    fn store<S: Lanes, const M: usize, const N: usize>(
+    pub(super) fn store<S: Lanes, const M: usize, const N: usize>(
         &mut self,
         s: S,
         pixels: Range<usize>,
@@ -414,7 +430,7 @@ impl Part<'_> {
 
     /// The scale of a panel.
     #[inline(always)]
-    fn scale<S: Lanes>(&self, s: S, panel: usize) -> Scale<S> {
+    pub(super) fn scale<S: Lanes>(&self, s: S, panel: usize) -> Scale<S> {
         let outs = panel * PANEL..self.bias.len().min((panel + 1) * PANEL);
         let mut factors = [s.splat(0); 2];
         for (factors, of_part) in factors.iter_mut().zip(self.factors) {
@@ -428,7 +444,7 @@ impl Part<'_> {
 
 /// What makes sums of products to numbers of the output, for a panel.
 #[derive(Clone, Copy)]
-struct Scale<S: Lanes> {
+pub(super) struct Scale<S: Lanes> {
     bias: S::Long,
     factors: [S::V; 2],
 }
@@ -436,11 +452,23 @@ struct Scale<S: Lanes> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::int8::ample_bytes;
     use crate::kernels::int8::tests::{cpus, narrow, wide as random_wide};
-    use std::vec;
     use std::vec::Vec;
+    use std::{format, vec};
     use traflow_graph::op::{Method, Op};
     use traflow_graph::quant::{panel_elements, scratch_bytes, wide};
+
+    /// Computes a part by tiles, whether or not it pays.
+    struct Tiles<'a>(Part<'a>);
+
+    impl IntegerKernel for Tiles<'_> {
+        #[inline(always)]
+        fn run<S: Lanes>(self, s: S, scratch: &mut [u8]) {
+            let Values::Narrow(x) = self.0.x else { panic!("tiles are of 8 bits") };
+            winograd4::run(s, self.0, x, scratch);
+        }
+    }
 
     /// Runs both on the same data, and compares.
     fn compare(
@@ -468,8 +496,9 @@ mod tests {
             method: Method::Direct,
         };
         for (residual, separate) in [(0, false), (-123_456, false), (1 << 27, true)] {
-            let run = |y: ValuesMut<'_>, cpu: Option<&Cpu>| {
-                let mut scratch = vec![0u64; scratch_bytes(op, &[shape]).div_ceil(8) as usize];
+            let run = |y: ValuesMut<'_>, cpu: Option<&Cpu>, tiles: bool| {
+                let bytes = if tiles { ample_bytes(shape) } else { scratch_bytes(op, &[shape]) as usize };
+                let mut scratch = vec![0u64; bytes.div_ceil(8)];
                 let conv = Conv2d {
                     x,
                     shape,
@@ -489,24 +518,30 @@ mod tests {
                     scratch: bytemuck::cast_slice_mut(&mut scratch),
                     y,
                 };
-                match cpu {
-                    Some(cpu) => conv.run(cpu),
+                match cpu.map(|cpu| (cpu, cpu.isa().vectors())) {
+                    Some((cpu, Some(vectors))) if tiles => {
+                        let (parts, scratch) = conv.parts(cpu.threads());
+                        parts.for_each(|part| vectors.run(Tiles(part), scratch));
+                    }
+                    Some((cpu, _)) => conv.run(cpu),
                     None => conv.reference(),
                 }
             };
             let narrow: Vec<i8> = start.iter().map(|&x| x as i8).collect();
             let (mut expected_narrow, mut expected) = (narrow.clone(), start.clone());
-            run(ValuesMut::Narrow(&mut expected_narrow), None);
-            run(ValuesMut::Wide(&mut expected), None);
-            for cpu in cpus() {
+            run(ValuesMut::Narrow(&mut expected_narrow), None, false);
+            run(ValuesMut::Wide(&mut expected), None, false);
+            let tiled = kernel == 3 && outs.is_multiple_of(PANEL) && matches!(x, Values::Narrow(_));
+            for (cpu, tiles) in cpus().iter().flat_map(|cpu| [(cpu, false), (cpu, true)]) {
+                if tiles && !tiled {
+                    continue;
+                }
                 let (mut y_narrow, mut y) = (narrow.clone(), start.clone());
-                run(ValuesMut::Narrow(&mut y_narrow), Some(&cpu));
-                run(ValuesMut::Wide(&mut y), Some(&cpu));
-                assert_eq!(y, expected, "{cpu:?}: {shape}, {kernel}, {outs}, {residual}");
-                assert_eq!(
-                    y_narrow, expected_narrow,
-                    "{cpu:?}: {shape}, {kernel}, {outs}, {residual}, in 8 bits"
-                );
+                run(ValuesMut::Narrow(&mut y_narrow), Some(cpu), tiles);
+                run(ValuesMut::Wide(&mut y), Some(cpu), tiles);
+                let case = format!("{cpu:?}: {shape}, {kernel}, {outs}, {residual}, tiles: {tiles}");
+                assert_eq!(y, expected, "{case}");
+                assert_eq!(y_narrow, expected_narrow, "{case}, in 8 bits");
             }
         }
     }
@@ -539,6 +574,24 @@ mod tests {
                     compare(shape, kernel, outs, Values::Narrow(&x), &panels, split, zeros);
                     let x = random_wide(3, shape.elements());
                     compare(shape, kernel, outs, Values::Wide(&x), &panels, channels, [0, 0]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tiles_are_the_definition() {
+        for (channels, outs) in [(4, 16), (36, 48), (228, 16), (452, 32)] {
+            for (height, width) in [(4, 4), (5, 14), (36, 33)] {
+                if channels > 36 && height > 5 {
+                    continue;
+                }
+                let shape = Shape::new(channels, height, width);
+                let channels = usize::from(channels);
+                let panels = weights(1, outs, channels, 3);
+                let x = narrow(2, shape.elements());
+                for split in [channels, channels.div_ceil(8) * 4] {
+                    compare(shape, 3, outs, Values::Narrow(&x), &panels, split, [-7, 127]);
                 }
             }
         }

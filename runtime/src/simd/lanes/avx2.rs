@@ -178,6 +178,22 @@ macro_rules! common {
         }
 
         #[inline(always)]
+        fn widen(self, x: &[i8; 2 * LANES]) -> V {
+            each!(first in [0, 16] =>
+                intrinsic!(_mm256_cvtepi8_epi16(_mm_loadu_si128(x.as_ptr().add(first).cast()))))
+        }
+
+        #[inline(always)]
+        fn add16(self, a: V, b: V) -> V {
+            each!(i in 2 => intrinsic!(_mm256_add_epi16(a[i], b[i])))
+        }
+
+        #[inline(always)]
+        fn sub16(self, a: V, b: V) -> V {
+            each!(i in 2 => intrinsic!(_mm256_sub_epi16(a[i], b[i])))
+        }
+
+        #[inline(always)]
         fn pair(self, a: V, b: V) -> V {
             each!(i in 2 => {
                 let b = intrinsic!(_mm256_slli_epi32::<16>(b[i]));
@@ -234,6 +250,7 @@ impl Lanes for Avx2 {
     // Eight sums, four vectors of weights, and two of numbers.
     const TILE: [usize; 2] = [4, 1];
     const BYTES: Option<u8> = None;
+    const DOTS: [u32; 2] = [4, 2];
 
     #[inline(always)]
     fn dot_pairs(self, sum: V, a: V, x: V) -> V {
@@ -247,6 +264,7 @@ impl Lanes for AvxVnni {
     const TILE: [usize; 2] = [6, 1];
     // One factor has no sign.
     const BYTES: Option<u8> = Some(128);
+    const DOTS: [u32; 2] = [1, 1];
 
     #[inline(always)]
     fn dot_pairs(self, sum: V, a: V, x: V) -> V {

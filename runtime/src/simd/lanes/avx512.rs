@@ -157,6 +157,21 @@ macro_rules! common {
         }
 
         #[inline(always)]
+        fn widen(self, x: &[i8; 2 * LANES]) -> __m512i {
+            intrinsic!(_mm512_cvtepi8_epi16(_mm256_loadu_si256(x.as_ptr().cast())))
+        }
+
+        #[inline(always)]
+        fn add16(self, a: __m512i, b: __m512i) -> __m512i {
+            intrinsic!(_mm512_add_epi16(a, b))
+        }
+
+        #[inline(always)]
+        fn sub16(self, a: __m512i, b: __m512i) -> __m512i {
+            intrinsic!(_mm512_sub_epi16(a, b))
+        }
+
+        #[inline(always)]
         fn pair(self, a: __m512i, b: __m512i) -> __m512i {
             intrinsic!(_mm512_mask_blend_epi16(0xaaaa_aaaa, a, _mm512_slli_epi32::<16>(b)))
         }
@@ -250,6 +265,7 @@ macro_rules! common {
 impl Lanes for Avx512 {
     common!();
     const BYTES: Option<u8> = None;
+    const DOTS: [u32; 2] = [4, 2];
 
     #[inline(always)]
     fn dot_pairs(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {
@@ -261,6 +277,7 @@ impl Lanes for Vnni {
     common!();
     // One factor has no sign.
     const BYTES: Option<u8> = Some(128);
+    const DOTS: [u32; 2] = [1, 1];
 
     #[inline(always)]
     fn dot_pairs(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {

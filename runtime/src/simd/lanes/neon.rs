@@ -50,6 +50,7 @@ impl Lanes for Neon {
     // 16 sums, four vectors of weights, one of numbers, and what their products need.
     const TILE: [usize; 2] = [4, 1];
     const BYTES: Option<u8> = Some(0);
+    const DOTS: [u32; 2] = [6, 4];
 
     #[inline(always)]
     fn splat(self, x: i32) -> V {
@@ -181,6 +182,28 @@ impl Lanes for Neon {
     fn narrow(self, a: [int64x2_t; 8], shift: u32) -> V {
         let a = each!(i in 8 => intrinsic!(vshlq_s64(a[i], vdupq_n_s64(-i64::from(shift)))));
         each!(i in [0, 2, 4, 6] => intrinsic!(vmovn_high_s64(vmovn_s64(a[i]), a[i + 1])))
+    }
+
+    #[inline(always)]
+    fn widen(self, x: &[i8; 2 * LANES]) -> V {
+        let x = each!(first in [0, 8, 16, 24] => intrinsic!(vmovl_s8(vld1_s8(x.as_ptr().add(first)))));
+        each!(i in 4 => intrinsic!(vreinterpretq_s32_s16(x[i])))
+    }
+
+    #[inline(always)]
+    fn add16(self, a: V, b: V) -> V {
+        each!(i in 4 => {
+            let (a, b) = intrinsic!((vreinterpretq_s16_s32(a[i]), vreinterpretq_s16_s32(b[i])));
+            intrinsic!(vreinterpretq_s32_s16(vaddq_s16(a, b)))
+        })
+    }
+
+    #[inline(always)]
+    fn sub16(self, a: V, b: V) -> V {
+        each!(i in 4 => {
+            let (a, b) = intrinsic!((vreinterpretq_s16_s32(a[i]), vreinterpretq_s16_s32(b[i])));
+            intrinsic!(vreinterpretq_s32_s16(vsubq_s16(a, b)))
+        })
     }
 
     #[inline(always)]

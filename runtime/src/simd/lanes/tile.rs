@@ -2,7 +2,7 @@
 
 use traflow_graph::quant::QUAD;
 
-use super::{Lanes, Row};
+use super::{LANES, Lanes, Row};
 
 /// A number that weights are multiplied by: of 16 bits, or of 8 as [`Lanes::dot`] takes them.
 pub(crate) trait Factor: bytemuck::Pod + Send + Sync {
@@ -177,6 +177,35 @@ pub(crate) fn dots_part<S: Lanes, X: Factor, const M: usize, const N: usize>(
         for (pixel, sums) in pixels.iter().zip(&mut local) {
             if let Some(x) = pixel[quad * QUAD..].first_chunk() {
                 X::dot(s, sums, &row, x);
+            }
+        }
+    }
+    *sums = local;
+}
+
+/// Adds the products of M tiles, each pairs of numbers, with N rows of pairs of weights for each of their pairs.
+#[inline(always)]
+pub(crate) fn dot_rows<S: Lanes, const M: usize, const N: usize>(
+    s: S,
+    tiles: [&[i16]; M],
+    rows: &[[[i32; LANES]; N]],
+    sums: &mut [[S::V; N]; M],
+) {
+    for tile in tiles {
+        assert!(tile.len() >= 2 * rows.len(), "tiles shorter than their weights");
+    }
+    let tiles = tiles.map(|tile| tile.as_ptr());
+    let mut local = *sums;
+    for (pair, rows) in rows.iter().enumerate() {
+        let mut weights = [s.splat(0); N];
+        for (weights, row) in weights.iter_mut().zip(rows) {
+            *weights = s.load(row);
+        }
+        for (tile, sums) in tiles.iter().zip(&mut local) {
+            // SAFETY: every tile has so many pairs.
+            let x = s.splat(unsafe { tile.add(2 * pair).cast::<i32>().read_unaligned() });
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = s.dot_pairs(*sum, weights, x);
             }
         }
     }

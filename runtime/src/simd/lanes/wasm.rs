@@ -59,6 +59,7 @@ impl Lanes for Wasm {
     // Four pixels, for as many registers as most machines below have to spare.
     const TILE: [usize; 2] = [4, 1];
     const BYTES: Option<u8> = None;
+    const DOTS: [u32; 2] = [4, 2];
 
     #[inline(always)]
     fn splat(self, x: i32) -> V {
@@ -195,6 +196,27 @@ impl Lanes for Wasm {
     fn narrow(self, a: [v128; 8], shift: u32) -> V {
         let a = each!(i in 8 => i64x2_shr(a[i], shift));
         each!(i in [0, 2, 4, 6] => i32x4_shuffle::<0, 2, 4, 6>(a[i], a[i + 1]))
+    }
+
+    #[inline(always)]
+    fn widen(self, x: &[i8; 2 * LANES]) -> V {
+        let [low, high] = read(x);
+        [
+            i16x8_extend_low_i8x16(low),
+            i16x8_extend_high_i8x16(low),
+            i16x8_extend_low_i8x16(high),
+            i16x8_extend_high_i8x16(high),
+        ]
+    }
+
+    #[inline(always)]
+    fn add16(self, a: V, b: V) -> V {
+        each!(i in 4 => i16x8_add(a[i], b[i]))
+    }
+
+    #[inline(always)]
+    fn sub16(self, a: V, b: V) -> V {
+        each!(i in 4 => i16x8_sub(a[i], b[i]))
     }
 
     #[inline(always)]
