@@ -53,6 +53,9 @@ pub trait Simd: Copy + Send + Sync {
     /// [`PANEL`]: traflow_graph::model::PANEL
     const TILE: [usize; 2];
 
+    /// Runs a kernel. It is a function of its own, compiled once however many call it.
+    fn run(self, kernel: impl Kernel, scratch: &mut [f32]);
+
     /// All lanes are x.
     fn splat(self, x: f32) -> Self::V;
     /// The vector at an address.
@@ -397,7 +400,7 @@ impl Isa {
     pub fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
         match self.0 {
             #[cfg(scalar)]
-            Token::Scalar(s) => kernel.run(s, scratch),
+            Token::Scalar(s) => s.run(kernel, scratch),
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(s) => s.run(kernel, scratch),
             #[cfg(target_arch = "x86_64")]
@@ -409,7 +412,7 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Token::Neon(s) => s.run(kernel, scratch),
             #[cfg(target_feature = "simd128")]
-            Token::Wasm(s) => kernel.run(s, scratch),
+            Token::Wasm(s) => s.run(kernel, scratch),
         }
     }
 }

@@ -1,10 +1,10 @@
-//! Cuts a matrix product into tiles that fit into the registers of an instruction set.
+//! Matrix products, cut into tiles that fit into the registers of an instruction set.
 
 use core::ops::Range;
 
 use traflow_graph::model::PANEL;
 
-use crate::simd::{Columns, Element, Simd};
+use crate::simd::{Columns, Element, Kernel, Simd, accumulate};
 
 /// A matrix product, computed tile by tile.
 pub(crate) trait Product {
@@ -98,5 +98,81 @@ impl<'a, E: Element> Panels<'a, E> {
         let row = if part.is_some() { self.tail } else { self.row };
         let next = if S::LANES == PANEL { self.panel } else { S::LANES };
         Columns { elements: &self.elements[panel * self.panel + skip..], row, next, part }
+    }
+}
+
+/// Rows of a first factor: groups of some that follow each other at one distance.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    pub(crate) elements: &'a [f32],
+    /// Rows of a group.
+    pub(crate) group: usize,
+    /// Distance of groups.
+    pub(crate) next_group: usize,
+    /// Distance of the rows of a group.
+    pub(crate) next: usize,
+    /// Elements of a row that are multiplied.
+    pub(crate) depth: usize,
+}
+
+/// A matrix product of `f32`, `y = a · b`, or `y += a · b`.
+pub(crate) struct Gemm<'a> {
+    pub(crate) a: Rows<'a>,
+    pub(crate) b: Panels<'a, f32>,
+    /// Rows and columns of the result.
+    pub(crate) size: [usize; 2],
+    /// Where the products are added to what is there.
+    pub(crate) add: bool,
+    pub(crate) y: &'a mut [f32],
+    /// Distance of rows of the result.
+    pub(crate) stride: usize,
+}
+
+impl Kernel for Gemm<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(mut self, s: S, _: &mut [f32]) {
+        let [rows, columns] = self.size;
+        tiles(s, &mut self, 0..rows, columns);
+    }
+}
+
+impl Product for Gemm<'_> {
+    #[inline(always)]
+    fn tile<S: Simd, const M: usize, const N: usize>(
+        &mut self,
+        s: S,
+        row: usize,
+        panel: usize,
+        part: Option<usize>,
+    ) {
+        let Rows { elements, group, next_group, next, depth } = self.a;
+        let mut rows = [&[][..]; M];
+        for (m, a) in rows.iter_mut().enumerate() {
+            let (index, place) = ((row + m) / group, (row + m) % group);
+            *a = &elements[index * next_group + place * next..][..depth];
+        }
+        let (y, stride) = (&mut self.y[row * self.stride + panel * PANEL..], self.stride);
+        let mut sums = [[s.splat(0.0); N]; M];
+        if self.add {
+            for (m, sums) in sums.iter_mut().enumerate() {
+                match part {
+                    None => *sums = f32::at_each(s, y, m * stride, S::LANES),
+                    Some(part) => {
+                        let y = y[m * stride..][..part].chunks(S::LANES);
+                        sums.iter_mut().zip(y).for_each(|(sum, y)| *sum = s.load(y));
+                    }
+                }
+            }
+        }
+        accumulate(s, rows, self.b.columns::<S>(panel, part, 0), &mut sums);
+        for (m, &sums) in sums.iter().enumerate() {
+            match part {
+                None => s.put_each(sums, y, m * stride, S::LANES),
+                Some(part) => {
+                    let y = y[m * stride..][..part].chunks_mut(S::LANES);
+                    y.zip(sums).for_each(|(y, sum)| s.store(sum, y));
+                }
+            }
+        }
     }
 }

@@ -2,8 +2,8 @@ use traflow_graph::model::{PANEL, QUERIES};
 
 use crate::cpu::Cpu;
 use crate::math::rsqrt;
-use crate::simd::{Kernel, Simd, accumulate};
-use crate::tiles::{Panels, Product, tiles};
+use crate::simd::{Kernel, Simd};
+use crate::tiles::{Gemm, Panels, Rows};
 use crate::vector::exp;
 
 /// Scaled dot-product attention between pixels: `y_i = Σ_j softmax_j(q_i · k_j / √d) v_j` for each head of d channels.
@@ -107,32 +107,17 @@ impl Kernel for Head<'_> {
             let count = y.len() / channels;
             let scores = &mut scratch[..count * pixels];
             let mut totals = [0.0; QUERIES];
-            let product = &mut Rows {
-                a: queries,
-                stride: row,
-                start: head * depth,
-                depth,
-                b: keys,
-                y: scores,
-                width: pixels,
-                at: 0,
-            };
-            tiles(s, product, 0..count, pixels);
+            let queries =
+                Rows { elements: &queries[head * depth..], group: count, next_group: 0, next: row, depth };
+            let size = [count, pixels];
+            s.run(Gemm { a: queries, b: keys, size, add: false, y: scores, stride: pixels }, &mut []);
             let factor = rsqrt(depth as f32);
             for (scores, total) in scores.chunks_exact_mut(pixels).zip(&mut totals) {
                 *total = softmax(s, scores, factor);
             }
-            let product = &mut Rows {
-                a: scores,
-                stride: pixels,
-                start: 0,
-                depth: pixels,
-                b: values,
-                y,
-                width: channels,
-                at: head * depth,
-            };
-            tiles(s, product, 0..count, depth);
+            let weights = Rows { elements: scores, group: count, next_group: 0, next: pixels, depth: pixels };
+            let (size, of_head) = ([count, depth], &mut y[head * depth..]);
+            s.run(Gemm { a: weights, b: values, size, add: false, y: of_head, stride: channels }, &mut []);
             for (y, total) in y.chunks_exact_mut(channels).zip(totals) {
                 let factor = 1.0 / total;
                 y[head * depth..][..depth].iter_mut().for_each(|y| *y *= factor);
@@ -171,43 +156,6 @@ fn softmax<S: Simd>(s: S, scores: &mut [f32], factor: f32) -> f32 {
         sum += rest.iter().sum::<f32>();
     }
     sum
-}
-
-/// A plain matrix product: rows of `a` from an element on, into rows of `y` from an element on.
-struct Rows<'a> {
-    a: &'a [f32],
-    stride: usize,
-    start: usize,
-    depth: usize,
-    b: Panels<'a, f32>,
-    y: &'a mut [f32],
-    width: usize,
-    at: usize,
-}
-
-impl Product for Rows<'_> {
-    #[inline(always)]
-    fn tile<S: Simd, const M: usize, const N: usize>(
-        &mut self,
-        s: S,
-        row: usize,
-        panel: usize,
-        part: Option<usize>,
-    ) {
-        let mut sums = [[s.splat(0.0); N]; M];
-        let mut rows = [&[][..]; M];
-        for (m, a) in rows.iter_mut().enumerate() {
-            *a = &self.a[(row + m) * self.stride + self.start..][..self.depth];
-        }
-        accumulate(s, rows, self.b.columns::<S>(panel, part, 0), &mut sums);
-        for (m, sums) in sums.iter().enumerate() {
-            let first = (row + m) * self.width + self.at + panel * PANEL;
-            let y = &mut self.y[first..first + part.unwrap_or(N * S::LANES)];
-            for (y, &sum) in y.chunks_mut(S::LANES).zip(sums) {
-                s.store(sum, y);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

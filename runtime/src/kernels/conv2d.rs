@@ -36,19 +36,21 @@ pub struct Conv2d<'a> {
 impl Conv2d<'_> {
     /// Computes it.
     pub fn run(self, cpu: &Cpu) {
-        match self.weight {
-            Weights::F32(weight) => self.run_with(cpu, weight),
-            Weights::F16(weight) => self.run_with(cpu, weight),
+        let Self { x, shape, method, weight, bias, residual, .. } = self;
+        let outs = self.y.len() / shape.pixels().max(1);
+        if let Some(sizes) = Winograd::new(method, shape, outs as u16) {
+            let end = End { bias, residual };
+            return winograd::run(cpu, sizes, x, shape, weight, end, self.scratch, self.y);
+        }
+        match weight {
+            Weights::F32(weight) => self.direct(cpu, outs, weight),
+            Weights::F16(weight) => self.direct(cpu, outs, weight),
         }
     }
 
-    fn run_with<E: Element>(self, cpu: &Cpu, weight: &[E]) {
-        let Self { x, shape, kernel, method, bias, residual, scratch, y, .. } = self;
-        let outs = y.len() / shape.pixels().max(1);
+    fn direct<E: Element>(self, cpu: &Cpu, outs: usize, weight: &[E]) {
+        let Self { x, shape, kernel, bias, residual, scratch, y, .. } = self;
         let end = End { bias, residual };
-        if let Some(sizes) = Winograd::new(method, shape, outs as u16) {
-            return winograd::run(cpu, sizes, x, shape, weight, end, scratch, y);
-        }
         // Parts of whole tiles of sums.
         let part = shape.pixels().div_ceil(cpu.threads()).next_multiple_of(8);
         let parts = y.chunks_mut(part * outs.max(1)).enumerate();
@@ -204,7 +206,8 @@ impl<E: Element> Product for DirectProduct<'_, '_, E> {
         }
         for n in 0..N {
             let out = panel * PANEL + n * S::LANES;
-            let lanes = S::LANES.min(outs.saturating_sub(out));
+            // Known when this is compiled, but for the last panel.
+            let lanes = if part.is_none() { S::LANES } else { S::LANES.min(outs.saturating_sub(out)) };
             if lanes > 0 {
                 let bias = end.bias(s, out, lanes);
                 for (m, sums) in sums.iter().enumerate() {

@@ -6,14 +6,14 @@
 
 use core::ops::Range;
 
-use traflow_graph::model::PANEL;
+use traflow_graph::model::{PANEL, Weights};
 use traflow_graph::op::Shape;
 use traflow_graph::winograd::{TILE_GROUP, Winograd};
 
 use super::conv2d::End;
 use crate::cpu::Cpu;
-use crate::simd::{Element, Grid, Kernel, Simd, accumulate};
-use crate::tiles::{Panels, Product, group, tiles};
+use crate::simd::{Element, Grid, Kernel, Simd};
+use crate::tiles::{Gemm, Panels, Rows, group};
 
 /// The points of F(4×4).
 const A: f64 = 0.75;
@@ -109,12 +109,12 @@ fn transform_weight<S: Simd>(s: S, [h0, h1, h2]: [S::V; 3], u: &mut [S::V]) {
 
 /// Computes the convolution, block by block of tiles.
 #[allow(clippy::too_many_arguments, reason = "the fields of a convolution, taken apart")]
-pub(super) fn run<E: Element>(
+pub(super) fn run(
     cpu: &Cpu,
     sizes: Winograd,
     x: &[f32],
     shape: Shape,
-    weight: &[E],
+    weight: Weights<'_>,
     end: End<'_>,
     scratch: &mut [f32],
     y: &mut [f32],
@@ -148,11 +148,11 @@ pub(super) fn run<E: Element>(
 
 /// Some tiles and some panels of output channels, from the input to the output. It transforms inputs and weights for itself
 /// though others need them too: to read what another core has just written takes longer.
-struct Part<'a, E> {
+struct Part<'a> {
     sizes: Winograd,
     x: &'a [f32],
     shape: Shape,
-    weight: &'a [E],
+    weight: Weights<'a>,
     end: End<'a>,
     tiles: Range<usize>,
     /// The first panel.
@@ -163,7 +163,7 @@ struct Part<'a, E> {
     pixel: usize,
 }
 
-impl<E: Element> Kernel for Part<'_, E> {
+impl Kernel for Part<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S, scratch: &mut [f32]) {
         let Self { sizes, x, shape, weight, end, tiles, panel, y, pixel } = self;
@@ -251,11 +251,11 @@ fn load<S: Simd>(s: S, x: &[f32], index: usize, lanes: usize) -> S::V {
 }
 
 /// Computes the output channels of some panels for a block of tiles.
-struct Outputs<'a, E> {
+struct Outputs<'a> {
     sizes: Winograd,
     /// The transformed inputs of the block.
     v: &'a [f32],
-    weight: &'a [E],
+    weight: Weights<'a>,
     end: End<'a>,
     shape: Shape,
     tiles: Range<usize>,
@@ -267,7 +267,7 @@ struct Outputs<'a, E> {
     pixel: usize,
 }
 
-impl<'a, E: Element> Outputs<'a, E> {
+impl Outputs<'_> {
     #[inline(always)]
     fn compute<S: Simd, const P: usize>(mut self, s: S, scratch: &mut [f32], g: &[[f32; 3]; P]) {
         let (u, products) = scratch.split_at_mut(self.sizes.weight_elements());
@@ -298,8 +298,18 @@ impl<'a, E: Element> Outputs<'a, E> {
         let (count, row, width) = (self.tiles.len(), self.sizes.weight_row(), panels.len() * PANEL);
         for pair in 0..P / 2 {
             for (u, panel) in u.chunks_mut(channels.len() * row).zip(panels.clone()) {
-                let weights = self.panel_weights(self.panel + panel);
-                transform_weights::<S, E, P>(s, g, pair, weights, channels.clone(), u);
+                let (weights, width) = self.panel_weights(self.panel + panel);
+                let channels = channels.clone();
+                match self.weight {
+                    Weights::F32(weight) => {
+                        let weight = (&weight[weights], width);
+                        transform_weights::<S, f32, P>(s, g, pair, weight, channels, u);
+                    }
+                    Weights::F16(weight) => {
+                        let weight = (&weight[weights], width);
+                        transform_weights::<S, u16, P>(s, g, pair, weight, channels, u);
+                    }
+                }
             }
             for (slot, i) in rows_of_pair::<P>(pair).into_iter().enumerate() {
                 for j in 0..P {
@@ -307,20 +317,27 @@ impl<'a, E: Element> Outputs<'a, E> {
                     let elements = &u[(slot * P + j) * PANEL..];
                     let u = Panels { elements, panel: channels.len() * row, row, tail: row };
                     let v = &self.v[point * self.sizes.group_point()..];
-                    let m = &mut products[point * (count * width + PANEL)..][..count * width];
-                    let product =
-                        &mut PointProduct { v, sizes: self.sizes, channels: channels.clone(), u, m, width };
-                    tiles(s, product, 0..count, width);
+                    let v = Rows {
+                        elements: v.get(channels.start..).unwrap_or_default(),
+                        group: TILE_GROUP,
+                        next_group: self.sizes.group_elements(),
+                        next: self.sizes.channels,
+                        depth: channels.len(),
+                    };
+                    let y = &mut products[point * (count * width + PANEL)..][..count * width];
+                    let (size, add) = ([count, width], channels.start > 0);
+                    s.run(Gemm { a: v, b: u, size, add, y, stride: width }, &mut []);
                 }
             }
         }
     }
 
-    /// The weights of a panel, and its width.
+    /// Where the weights of a panel are, and its width.
     #[inline(always)]
-    fn panel_weights(&self, panel: usize) -> (&'a [E], usize) {
+    fn panel_weights(&self, panel: usize) -> (Range<usize>, usize) {
         let (depth, width) = (self.sizes.channels, PANEL.min(self.sizes.out - panel * PANEL));
-        (&self.weight[panel * PANEL * depth * 9..][..width * depth * 9], width)
+        let first = panel * PANEL * depth * 9;
+        (first..first + width * depth * 9, width)
     }
 
     /// The pixels of all tiles, for panels that were computed together.
@@ -413,47 +430,5 @@ fn tap<S: Simd, E: Element>(s: S, taps: &[E], width: usize, tap: usize, lane: us
         E::at(s, taps, tap * PANEL + lane)
     } else {
         E::load(s, &taps[tap * width..][lane.min(width)..width.min(lane + S::LANES)])
-    }
-}
-
-/// The products of one element of all tiles with all channels.
-struct PointProduct<'a> {
-    /// The transformed inputs, from this element of the first group of tiles on.
-    v: &'a [f32],
-    sizes: Winograd,
-    /// Those that are multiplied; what the ones before them gave is in `m`.
-    channels: Range<usize>,
-    u: Panels<'a, f32>,
-    m: &'a mut [f32],
-    width: usize,
-}
-
-impl Product for PointProduct<'_> {
-    #[inline(always)]
-    fn tile<S: Simd, const M: usize, const N: usize>(
-        &mut self,
-        s: S,
-        row: usize,
-        panel: usize,
-        part: Option<usize>,
-    ) {
-        let width = self.width;
-        let products = &mut self.m[row * width + panel * PANEL..];
-        let mut sums = [[s.splat(0.0); N]; M];
-        if self.channels.start > 0 {
-            for (m, sums) in sums.iter_mut().enumerate() {
-                *sums = f32::at_each(s, products, m * width, S::LANES);
-            }
-        }
-        let (start, len, next) = (self.channels.start, self.channels.len(), self.sizes.channels);
-        let mut rows = [&[][..]; M];
-        for (m, v) in rows.iter_mut().enumerate() {
-            let (group, tile) = ((row + m) / TILE_GROUP, (row + m) % TILE_GROUP);
-            *v = &self.v[group * self.sizes.group_elements() + tile * next + start..][..len];
-        }
-        accumulate(s, rows, self.u.columns::<S>(panel, part, 0), &mut sums);
-        for (m, &sums) in sums.iter().enumerate() {
-            s.put_each(sums, products, m * width, S::LANES);
-        }
     }
 }

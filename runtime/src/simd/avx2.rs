@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::cpuid::Features;
-use super::{IntegerKernel, Kernel, Simd};
+use super::{Kernel, Simd};
 
 /// The processor has AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,26 +12,6 @@ pub struct Avx2(());
 impl Avx2 {
     pub(super) fn detect() -> Option<Self> {
         Features::detect().avx2().then_some(Self(()))
-    }
-
-    pub(super) fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn compiled(s: Avx2, kernel: impl Kernel, scratch: &mut [f32]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
-    }
-}
-
-impl Avx2 {
-    pub(super) fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn compiled(s: Avx2, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
     }
 }
 
@@ -42,15 +22,6 @@ pub struct AvxVnni(pub(super) Avx2);
 impl AvxVnni {
     pub(super) fn detect() -> Option<Self> {
         Features::detect().avx_vnni().then_some(Self(Avx2(())))
-    }
-
-    pub(super) fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-        #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-        fn compiled(s: AvxVnni, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
     }
 }
 
@@ -67,6 +38,16 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     // Twelve sums, two vectors of weights and a factor.
     const TILE: [usize; 2] = [6, 1];
+
+    #[inline(never)]
+    fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn compiled(s: Avx2, kernel: impl Kernel, scratch: &mut [f32]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {

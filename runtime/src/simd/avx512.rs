@@ -3,7 +3,7 @@
 use core::arch::x86_64::*;
 
 use super::cpuid::Features;
-use super::{IntegerKernel, Kernel, Simd};
+use super::{Kernel, Simd};
 
 /// The processor has AVX-512.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,26 +12,6 @@ pub struct Avx512(());
 impl Avx512 {
     pub(super) fn detect() -> Option<Self> {
         Features::detect().avx512().then_some(Self(()))
-    }
-
-    pub(super) fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-        fn compiled(s: Avx512, kernel: impl Kernel, scratch: &mut [f32]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
-    }
-}
-
-impl Avx512 {
-    pub(super) fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-        fn compiled(s: Avx512, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
     }
 }
 
@@ -42,15 +22,6 @@ pub struct Vnni(pub(super) Avx512);
 impl Vnni {
     pub(super) fn detect() -> Option<Self> {
         Features::detect().avx512_vnni().then_some(Self(Avx512(())))
-    }
-
-    pub(super) fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c,avx512vnni")]
-        fn compiled(s: Vnni, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
     }
 }
 
@@ -67,6 +38,16 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     // 24 sums, three vectors of weights, and factors that are broadcast from memory.
     const TILE: [usize; 2] = [8, 3];
+
+    #[inline(never)]
+    fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+        fn compiled(s: Avx512, kernel: impl Kernel, scratch: &mut [f32]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {

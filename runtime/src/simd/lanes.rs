@@ -68,6 +68,9 @@ pub trait Lanes: Copy + Send + Sync {
     /// Instructions for a register of [`dot`](Self::dot), and of [`dot_pairs`](Self::dot_pairs).
     const DOTS: [u32; 2];
 
+    /// Runs a kernel. It is a function of its own, compiled once however many call it.
+    fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]);
+
     /// All lanes are x.
     fn splat(self, x: i32) -> Self::V;
     /// Widened from 8 bits.
@@ -242,7 +245,7 @@ impl Vectors {
             #[cfg(target_arch = "aarch64")]
             Self::Neon(s) => s.run_integers(kernel, scratch),
             #[cfg(target_feature = "simd128")]
-            Self::Wasm(s) => kernel.run(s, scratch),
+            Self::Wasm(s) => s.run_integers(kernel, scratch),
             #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128")))]
             #[allow(unreachable_patterns, reason = "processors without vectors have no variant")]
             _ => _ = (kernel, scratch),

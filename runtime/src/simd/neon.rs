@@ -2,7 +2,7 @@
 
 use core::arch::aarch64::*;
 
-use super::{IntegerKernel, Kernel, Simd};
+use super::{Kernel, Simd};
 
 /// The processor has NEON, as every 64-bit ARM that this is compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,26 +11,6 @@ pub struct Neon(());
 impl Neon {
     pub(super) fn detect() -> Option<Self> {
         cfg!(target_feature = "neon").then_some(Self(()))
-    }
-
-    pub(super) fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
-        #[target_feature(enable = "neon")]
-        fn compiled(s: Neon, kernel: impl Kernel, scratch: &mut [f32]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
-    }
-}
-
-impl Neon {
-    pub(super) fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-        #[target_feature(enable = "neon")]
-        fn compiled(s: Neon, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
     }
 }
 
@@ -47,6 +27,16 @@ impl Simd for Neon {
     const LANES: usize = 4;
     // 16 sums, four vectors of weights, and a factor.
     const TILE: [usize; 2] = [4, 1];
+
+    #[inline(never)]
+    fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
+        #[target_feature(enable = "neon")]
+        fn compiled(s: Neon, kernel: impl Kernel, scratch: &mut [f32]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> float32x4_t {

@@ -2,7 +2,7 @@
 
 use core::array::from_fn;
 
-use super::Simd;
+use super::{Kernel, Simd};
 use crate::math;
 
 /// Every processor has it.
@@ -14,6 +14,11 @@ impl Simd for Scalar {
     const LANES: usize = 4;
     // Eight vectors of sums, and four of weights.
     const TILE: [usize; 2] = [2, 1];
+
+    #[inline(never)]
+    fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
+        kernel.run(self, scratch);
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> [f32; 4] {

@@ -2,7 +2,7 @@
 
 use core::arch::wasm32::*;
 
-use super::Simd;
+use super::{Kernel, Simd};
 
 /// The program was compiled for simd128: WebAssembly has no choice at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,11 @@ impl Simd for Wasm {
     const LANES: usize = 4;
     // Eight sums, four vectors of weights and a factor, for the sixteen registers that most machines below have.
     const TILE: [usize; 2] = [2, 1];
+
+    #[inline(never)]
+    fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
+        kernel.run(self, scratch);
+    }
 
     #[inline(always)]
     fn splat(self, x: f32) -> v128 {

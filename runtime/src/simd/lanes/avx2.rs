@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use traflow_graph::quant::{TABLE, Wide};
 
 use super::super::avx2::{Avx2, AvxVnni};
-use super::{LANES, Lanes, Row, each};
+use super::{IntegerKernel, LANES, Lanes, Row, each};
 
 /// An intrinsic that reads and writes no more than the arrays that its arguments point to.
 macro_rules! intrinsic {
@@ -252,6 +252,16 @@ impl Lanes for Avx2 {
     const BYTES: Option<u8> = None;
     const DOTS: [u32; 2] = [4, 2];
 
+    #[inline(never)]
+    fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn compiled(s: Avx2, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
+
     #[inline(always)]
     fn dot_pairs(self, sum: V, a: V, x: V) -> V {
         self.add(sum, each!(i in 2 => intrinsic!(_mm256_madd_epi16(a[i], x[i]))))
@@ -265,6 +275,16 @@ impl Lanes for AvxVnni {
     // One factor has no sign.
     const BYTES: Option<u8> = Some(128);
     const DOTS: [u32; 2] = [1, 1];
+
+    #[inline(never)]
+    fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+        #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+        fn compiled(s: AvxVnni, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
 
     #[inline(always)]
     fn dot_pairs(self, sum: V, a: V, x: V) -> V {

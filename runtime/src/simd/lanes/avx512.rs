@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use traflow_graph::quant::{QUAD, TABLE, Wide};
 
 use super::super::avx512::{Avx512, Vnni};
-use super::{LANES, Lanes, Row, each};
+use super::{IntegerKernel, LANES, Lanes, Row, each};
 
 /// An intrinsic that reads and writes no more than the arrays that its arguments point to.
 macro_rules! intrinsic {
@@ -267,6 +267,16 @@ impl Lanes for Avx512 {
     const BYTES: Option<u8> = None;
     const DOTS: [u32; 2] = [4, 2];
 
+    #[inline(never)]
+    fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
+        fn compiled(s: Avx512, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
+
     #[inline(always)]
     fn dot_pairs(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {
         self.add(sum, intrinsic!(_mm512_madd_epi16(a, x)))
@@ -278,6 +288,16 @@ impl Lanes for Vnni {
     // One factor has no sign.
     const BYTES: Option<u8> = Some(128);
     const DOTS: [u32; 2] = [1, 1];
+
+    #[inline(never)]
+    fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c,avx512vnni")]
+        fn compiled(s: Vnni, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
 
     #[inline(always)]
     fn dot_pairs(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {

@@ -5,7 +5,7 @@ use core::arch::aarch64::*;
 use traflow_graph::quant::{TABLE, Wide};
 
 use super::super::neon::Neon;
-use super::{LANES, Lanes, Row, each, ends};
+use super::{IntegerKernel, LANES, Lanes, Row, each, ends};
 
 /// An intrinsic that reads and writes no more than the arrays that its arguments point to.
 macro_rules! intrinsic {
@@ -51,6 +51,16 @@ impl Lanes for Neon {
     const TILE: [usize; 2] = [4, 1];
     const BYTES: Option<u8> = Some(0);
     const DOTS: [u32; 2] = [6, 4];
+
+    #[inline(never)]
+    fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+        #[target_feature(enable = "neon")]
+        fn compiled(s: Neon, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+            kernel.run(s, scratch);
+        }
+        // SAFETY: the token exists, so the processor has what the function is compiled for.
+        unsafe { compiled(self, kernel, scratch) }
+    }
 
     #[inline(always)]
     fn splat(self, x: i32) -> V {

@@ -6,7 +6,7 @@ use core::array::from_fn;
 use traflow_graph::quant::{QUAD, TABLE, Wide};
 
 use super::super::wasm::Wasm;
-use super::{LANES, Lanes, Row, each, ends};
+use super::{IntegerKernel, LANES, Lanes, Row, each, ends};
 
 /// Four lanes each.
 type V = [v128; 4];
@@ -60,6 +60,11 @@ impl Lanes for Wasm {
     const TILE: [usize; 2] = [4, 1];
     const BYTES: Option<u8> = None;
     const DOTS: [u32; 2] = [4, 2];
+
+    #[inline(never)]
+    fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
+        kernel.run(self, scratch);
+    }
 
     #[inline(always)]
     fn splat(self, x: i32) -> V {
