@@ -15,6 +15,7 @@ use crate::simd::{LANES, Lanes};
 mod attention;
 mod conv2d;
 mod elementwise;
+mod few;
 mod group_norm;
 mod rows;
 mod winograd;

@@ -3,7 +3,9 @@ use core::ops::Range;
 use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD, Wide};
 
-use super::{Values, ValuesMut, lanes, load_row, rows, winograd, winograd4};
+use super::few::{self, Few};
+use super::winograd4::{self, Tiled};
+use super::{Values, ValuesMut, lanes, load_row, rows, winograd};
 use crate::cpu::Cpu;
 use crate::simd::{Device, Factor, IntegerKernel, Lanes, Row, dots, dots_part};
 use crate::tiles::group;
@@ -114,7 +116,7 @@ impl<'a> Conv2d<'a> {
 /// Some rows of the output, computed on vectors. The rows of the input that they read are first copied as factors, with what
 /// is outside the picture around them, so that whatever a row of the kernel reads of a pixel lies together.
 pub(super) struct Part<'a> {
-    x: Values<'a>,
+    pub(super) x: Values<'a>,
     pub(super) shape: Shape,
     pub(super) kernel: usize,
     pub(super) panels: &'a [i8],
@@ -133,15 +135,12 @@ pub(super) struct Part<'a> {
 impl IntegerKernel for Part<'_> {
     #[inline(always)]
     fn run<S: Lanes>(self, s: S, scratch: &mut [u8]) {
-        if let Values::Narrow(x) = self.x
-            && winograd4::pays::<S>(&self, scratch.len())
-        {
-            return winograd4::run(s, self, x, scratch);
-        }
-        match (self.x, S::BYTES) {
-            (Values::Narrow(x), Some(_)) => self.bands(s, x, scratch),
-            (Values::Narrow(x), None) => self.bands(s, x, numbers(scratch)),
-            (Values::Wide(x), _) => self.bands(s, x, numbers(scratch)),
+        if winograd4::pays::<S>(&self, scratch.len()) {
+            s.run_integers(Tiled(self), scratch);
+        } else if few::pays(&self, scratch.len()) {
+            s.run_integers(Few(self), scratch);
+        } else {
+            self.direct(s, scratch, &mut Panels);
         }
     }
 }
@@ -157,20 +156,59 @@ const BAND: usize = 16 << 10;
 
 /// Rows of the input as factors.
 #[derive(Clone, Copy)]
-struct Band<'a, F> {
-    factors: &'a [F],
+pub(super) struct Band<'a, F> {
+    pub(super) factors: &'a [F],
     /// Factors of a row.
-    row: usize,
+    pub(super) row: usize,
     /// Factors of a pixel, whole quads.
-    channels: usize,
+    pub(super) channels: usize,
     /// The first pixel of the output that is computed from them, of those of the part, and the one after the last.
-    pixels: [usize; 2],
+    pub(super) pixels: [usize; 2],
+}
+
+/// What computes the output of a band.
+pub(super) trait Compute {
+    /// Does it.
+    fn band<S: Lanes, F: Factor>(&mut self, s: S, part: &mut Part<'_>, band: Band<'_, F>);
+}
+
+/// Panel by panel of output channels.
+struct Panels;
+
+impl Compute for Panels {
+    #[inline(always)]
+    fn band<S: Lanes, F: Factor>(&mut self, s: S, part: &mut Part<'_>, band: Band<'_, F>) {
+        part.panels(s, band);
+    }
 }
 
 impl Part<'_> {
+    /// Bytes that the rows of the input take which a row of the output reads, in 16 bits.
+    pub(super) fn memory(&self) -> usize {
+        let row = (usize::from(self.shape.width) + self.kernel - 1)
+            * usize::from(self.shape.channels).next_multiple_of(QUAD);
+        self.kernel * row * size_of::<i16>()
+    }
+
+    /// Computes it from whole sums.
+    #[inline(always)]
+    pub(super) fn direct<S: Lanes>(self, s: S, scratch: &mut [u8], compute: &mut impl Compute) {
+        match (self.x, S::BYTES) {
+            (Values::Narrow(x), Some(_)) => self.bands(s, x, scratch, compute),
+            (Values::Narrow(x), None) => self.bands(s, x, numbers(scratch), compute),
+            (Values::Wide(x), _) => self.bands(s, x, numbers(scratch), compute),
+        }
+    }
+
     /// Computes as many rows at once as the input's rows fit into the memory for them.
     #[inline(always)]
-    fn bands<S: Lanes, X: Copy + Into<i32>, F: Factor>(mut self, s: S, x: &[X], memory: &mut [F]) {
+    fn bands<S: Lanes, X: Copy + Into<i32>, F: Factor>(
+        mut self,
+        s: S,
+        x: &[X],
+        memory: &mut [F],
+        compute: &mut impl Compute,
+    ) {
         let (width, outs) = (usize::from(self.shape.width), self.bias.len());
         let channels = usize::from(self.shape.channels).next_multiple_of(QUAD);
         let row = (width + self.kernel - 1) * channels;
@@ -190,7 +228,7 @@ impl Part<'_> {
                 self.factors::<S, X, F>(x, row, factors);
             }
             let band = Band { factors: memory, row, channels, pixels: [start * width, end * width] };
-            self.panels(s, band);
+            compute.band(s, &mut self, band);
             start = end;
         }
     }
@@ -231,7 +269,7 @@ impl Part<'_> {
         }
     }
 
-    /// All output channels of some rows.
+    /// All output channels of a band, panel by panel.
     #[inline(always)]
     fn panels<S: Lanes, F: Factor>(&mut self, s: S, band: Band<'_, F>) {
         let whole = self.bias.len() / PANEL;
@@ -239,22 +277,34 @@ impl Part<'_> {
         while panel < whole {
             let panels = group(whole - panel, F::panels::<S>());
             match (S::TILE[0], panels) {
-                (8, 4) => self.tiles::<S, F, 6, 4>(s, band, panel, true),
-                (8, 3) => self.tiles::<S, F, 8, 3>(s, band, panel, true),
-                (8, 2) => self.tiles::<S, F, 8, 2>(s, band, panel, true),
-                (8, _) => self.tiles::<S, F, 8, 1>(s, band, panel, true),
-                (6, _) => self.tiles::<S, F, 6, 1>(s, band, panel, true),
-                _ => self.tiles::<S, F, 4, 1>(s, band, panel, true),
+                (8, 4) => self.tiles::<S, F, 6, 4, true>(s, band, panel),
+                (8, 3) => self.tiles::<S, F, 8, 3, true>(s, band, panel),
+                (8, 2) => self.tiles::<S, F, 8, 2, true>(s, band, panel),
+                (8, _) => self.tiles::<S, F, 8, 1, true>(s, band, panel),
+                (6, _) => self.tiles::<S, F, 6, 1, true>(s, band, panel),
+                _ => self.tiles::<S, F, 4, 1, true>(s, band, panel),
             }
             panel += panels;
         }
         if !self.bias.len().is_multiple_of(PANEL) {
             match S::TILE[0] {
-                8 => self.tiles::<S, F, 8, 1>(s, band, panel, false),
-                6 => self.tiles::<S, F, 6, 1>(s, band, panel, false),
-                _ => self.tiles::<S, F, 4, 1>(s, band, panel, false),
+                8 => self.tiles::<S, F, 8, 1, false>(s, band, panel),
+                6 => self.tiles::<S, F, 6, 1, false>(s, band, panel),
+                _ => self.tiles::<S, F, 4, 1, false>(s, band, panel),
             }
         }
+    }
+
+    /// All pixels of a band by N panels, M pixels at once; or by one panel of fewer output channels. It is a function of its
+    /// own, since registers are better used where there is less else.
+    #[inline(always)]
+    fn tiles<S: Lanes, F: Factor, const M: usize, const N: usize, const WHOLE: bool>(
+        &mut self,
+        s: S,
+        band: Band<'_, F>,
+        panel: usize,
+    ) {
+        s.run_integers(Tiles::<F, M, N, WHOLE> { part: self, band, panel }, &mut []);
     }
 
     /// The rows of the weights, and the factors of each pixel, that a row of the kernel reads of a part, in as many pieces as
@@ -272,47 +322,6 @@ impl Part<'_> {
                 [rows, length, down * row + right * channels + first]
             })
         })
-    }
-
-    /// All pixels of a band by N panels, M pixels at once; or by one panel of fewer output channels.
-    #[inline(always)]
-    fn tiles<S: Lanes, F: Factor, const M: usize, const N: usize>(
-        &mut self,
-        s: S,
-        band: Band<'_, F>,
-        panel: usize,
-        whole: bool,
-    ) {
-        let rows = self.kernel * self.kernel * band.channels / QUAD;
-        let width = if whole { PANEL } else { self.bias.len() - panel * PANEL };
-        let (quads, _) = self.panels.as_chunks();
-        let mut panels: [&[[i8; QUAD]]; N] = [&[]; N];
-        for (n, quads_of_panel) in panels.iter_mut().enumerate() {
-            *quads_of_panel = &quads[(panel + n) * PANEL * rows..][..width * rows];
-        }
-        let two_parts = !self.factors[1].is_empty();
-        let split = if two_parts { self.split } else { band.channels };
-        let parts = [0..split, split..band.channels];
-
-        let begin = [
-            self.begin::<S, F, N>(s, band, panels, width, &parts[0]),
-            self.begin::<S, F, N>(s, band, panels, width, &parts[1]),
-        ];
-        let mut scales = [self.scale(s, panel); N];
-        for (n, scale) in scales.iter_mut().enumerate().skip(1) {
-            *scale = self.scale(s, panel + n);
-        }
-        for pixel in (band.pixels[0]..band.pixels[1]).step_by(M) {
-            let places = self.places::<F, M>(band, pixel);
-            let first = self.sums(s, band, places, panels, width, &parts[0], [begin[0]; M]);
-            let pixels = pixel..band.pixels[1];
-            if two_parts {
-                let second = self.sums(s, band, places, panels, width, &parts[1], [begin[1]; M]);
-                self.store(s, pixels, panel, &scales, [&first, &second]);
-            } else {
-                self.store(s, pixels, panel, &scales, [&first, &first]);
-            }
-        }
     }
 
     /// What the sums of a part begin with: what is added to the factors is taken away beforehand.
@@ -394,18 +403,19 @@ impl Part<'_> {
         places
     }
 
-    /// Rescales the sums of a tile. Pixels after the last one are not stored.
+    /// Rescales the sums of a tile, of whole panels or of fewer output channels. Pixels after the last one are not stored.
     #[inline(always)]
     pub(super) fn store<S: Lanes, const M: usize, const N: usize>(
         &mut self,
         s: S,
         pixels: Range<usize>,
         panel: usize,
+        whole: bool,
         scales: &[Scale<S>; N],
         sums: [&[[S::V; N]; M]; 2],
     ) {
         let (outs, out) = (self.bias.len(), panel * PANEL);
-        let width = (outs - out).min(N * PANEL);
+        let width = if whole { N * PANEL } else { outs - out };
         let two_parts = !self.factors[1].is_empty();
         let residual = s.splat(self.residual);
         for (m, (first, second)) in sums[0].iter().zip(sums[1]).take(pixels.len()).enumerate() {
@@ -442,6 +452,53 @@ impl Part<'_> {
     }
 }
 
+/// Tiles of M pixels and N panels, which are whole.
+struct Tiles<'t, 'a, F, const M: usize, const N: usize, const WHOLE: bool> {
+    part: &'t mut Part<'a>,
+    band: Band<'t, F>,
+    panel: usize,
+}
+
+impl<F: Factor, const M: usize, const N: usize, const WHOLE: bool> IntegerKernel
+    for Tiles<'_, '_, F, M, N, WHOLE>
+{
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S, _: &mut [u8]) {
+        let Self { part, band, panel } = self;
+        let rows = part.kernel * part.kernel * band.channels / QUAD;
+        let width = if WHOLE { PANEL } else { part.bias.len() - panel * PANEL };
+        let (quads, _) = part.panels.as_chunks();
+        let mut panels: [&[[i8; QUAD]]; N] = [&[]; N];
+        for (n, quads_of_panel) in panels.iter_mut().enumerate() {
+            *quads_of_panel = &quads[(panel + n) * PANEL * rows..][..width * rows];
+        }
+        let two_parts = !part.factors[1].is_empty();
+        let split = if two_parts { part.split } else { band.channels };
+        let parts = [0..split, split..band.channels];
+        let parts = &parts[..if two_parts { 2 } else { 1 }];
+
+        let mut begin = [[s.splat(0); N]; 2];
+        for (begin, channels) in begin.iter_mut().zip(parts) {
+            *begin = part.begin::<S, F, N>(s, band, panels, width, channels);
+        }
+        let mut scales = [part.scale(s, panel); N];
+        for (n, scale) in scales.iter_mut().enumerate().skip(1) {
+            *scale = part.scale(s, panel + n);
+        }
+        for pixel in (band.pixels[0]..band.pixels[1]).step_by(M) {
+            let places = part.places::<F, M>(band, pixel);
+            let pixels = pixel..band.pixels[1];
+            let first = part.sums(s, band, places, panels, width, &parts[0], [begin[0]; M]);
+            if let Some(channels) = parts.get(1) {
+                let second = part.sums(s, band, places, panels, width, channels, [begin[1]; M]);
+                part.store(s, pixels, panel, WHOLE, &scales, [&first, &second]);
+            } else {
+                part.store(s, pixels, panel, WHOLE, &scales, [&first, &first]);
+            }
+        }
+    }
+}
+
 /// What makes sums of products to numbers of the output, for a panel.
 #[derive(Clone, Copy)]
 pub(super) struct Scale<S: Lanes> {
@@ -459,15 +516,15 @@ mod tests {
     use traflow_graph::op::{Method, Op};
     use traflow_graph::quant::{panel_elements, scratch_bytes, wide};
 
-    /// Computes a part by tiles, whether or not it pays.
-    struct Tiles<'a>(Part<'a>);
-
-    impl IntegerKernel for Tiles<'_> {
-        #[inline(always)]
-        fn run<S: Lanes>(self, s: S, scratch: &mut [u8]) {
-            let Values::Narrow(x) = self.0.x else { panic!("tiles are of 8 bits") };
-            winograd4::run(s, self.0, x, scratch);
-        }
+    /// What a convolution is given to choose from.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Case {
+        /// As little memory as a file asks for.
+        Least,
+        /// As much as is of use.
+        Ample,
+        /// So much, and Winograd's method whether or not it pays.
+        Winograd,
     }
 
     /// Runs both on the same data, and compares.
@@ -496,8 +553,11 @@ mod tests {
             method: Method::Direct,
         };
         for (residual, separate) in [(0, false), (-123_456, false), (1 << 27, true)] {
-            let run = |y: ValuesMut<'_>, cpu: Option<&Cpu>, tiles: bool| {
-                let bytes = if tiles { ample_bytes(shape) } else { scratch_bytes(op, &[shape]) as usize };
+            let run = |y: ValuesMut<'_>, cpu: Option<&Cpu>, case: Case| {
+                let bytes = match case {
+                    Case::Least => scratch_bytes(op, &[shape]) as usize,
+                    Case::Ample | Case::Winograd => ample_bytes(shape),
+                };
                 let mut scratch = vec![0u64; bytes.div_ceil(8)];
                 let conv = Conv2d {
                     x,
@@ -519,9 +579,9 @@ mod tests {
                     y,
                 };
                 match cpu.map(|cpu| (cpu, cpu.isa().vectors())) {
-                    Some((cpu, Some(vectors))) if tiles => {
+                    Some((cpu, Some(vectors))) if case == Case::Winograd => {
                         let (parts, scratch) = conv.parts(cpu.threads());
-                        parts.for_each(|part| vectors.run(Tiles(part), scratch));
+                        parts.for_each(|part| vectors.run(Tiled(part), scratch));
                     }
                     Some((cpu, _)) => conv.run(cpu),
                     None => conv.reference(),
@@ -529,19 +589,18 @@ mod tests {
             };
             let narrow: Vec<i8> = start.iter().map(|&x| x as i8).collect();
             let (mut expected_narrow, mut expected) = (narrow.clone(), start.clone());
-            run(ValuesMut::Narrow(&mut expected_narrow), None, false);
-            run(ValuesMut::Wide(&mut expected), None, false);
+            run(ValuesMut::Narrow(&mut expected_narrow), None, Case::Least);
+            run(ValuesMut::Wide(&mut expected), None, Case::Least);
             let tiled = kernel == 3 && outs.is_multiple_of(PANEL) && matches!(x, Values::Narrow(_));
-            for (cpu, tiles) in cpus().iter().flat_map(|cpu| [(cpu, false), (cpu, true)]) {
-                if tiles && !tiled {
-                    continue;
-                }
+            let cases = [Case::Least, Case::Ample, Case::Winograd];
+            let cases = if tiled { &cases[..] } else { &cases[..2] };
+            for (cpu, &case) in cpus().iter().flat_map(|cpu| cases.iter().map(move |case| (cpu, case))) {
                 let (mut y_narrow, mut y) = (narrow.clone(), start.clone());
-                run(ValuesMut::Narrow(&mut y_narrow), Some(cpu), tiles);
-                run(ValuesMut::Wide(&mut y), Some(cpu), tiles);
-                let case = format!("{cpu:?}: {shape}, {kernel}, {outs}, {residual}, tiles: {tiles}");
-                assert_eq!(y, expected, "{case}");
-                assert_eq!(y_narrow, expected_narrow, "{case}, in 8 bits");
+                run(ValuesMut::Narrow(&mut y_narrow), Some(cpu), case);
+                run(ValuesMut::Wide(&mut y), Some(cpu), case);
+                let what = format!("{cpu:?}: {shape}, {kernel}, {outs}, {residual}, {case:?}");
+                assert_eq!(y, expected, "{what}");
+                assert_eq!(y_narrow, expected_narrow, "{what}, in 8 bits");
             }
         }
     }

@@ -29,8 +29,8 @@ use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD};
 
 use super::conv2d::{Part, Scale};
-use super::{array, lanes};
-use crate::simd::{LANES, Lanes, dot_rows};
+use super::{Values, array, lanes};
+use crate::simd::{IntegerKernel, LANES, Lanes, dot_rows};
 use crate::tiles::group;
 
 /// Whether it is chosen at all: a page's module, which is loaded before it computes, has no room for it.
@@ -102,7 +102,8 @@ pub(super) fn pays<S: Lanes>(part: &Part<'_>, memory: usize) -> bool {
     let [count, _] = block::<S>();
     let tiles = tiles(rows, width).next_multiple_of(count);
     let whole = part.bias.len().is_multiple_of(PANEL) && channels >= WIDE;
-    if !OFFERED || part.kernel != 3 || !whole || memory < bytes(channels, block::<S>(), count) {
+    let narrow = matches!(part.x, Values::Narrow(_));
+    if !OFFERED || !narrow || part.kernel != 3 || !whole || memory < bytes(channels, block::<S>(), count) {
         return false;
     }
     let pairs = channels.div_ceil(QUAD) * 2;
@@ -146,38 +147,44 @@ impl<'a> Memory<'a> {
     }
 }
 
-/// Computes a part of the output.
-#[inline(always)]
-pub(super) fn run<S: Lanes>(s: S, mut part: Part<'_>, x: &[i8], scratch: &mut [u8]) {
-    let (channels, width) = (usize::from(part.shape.channels), usize::from(part.shape.width));
-    let of_tile = channels.next_multiple_of(WIDE);
-    let memory = &mut Memory::new::<S>(scratch, channels);
-    let (first, second) = memory.outside.split_at_mut(part.split);
-    first.fill(part.zeros[0] as i8);
-    second.fill(part.zeros[1] as i8);
-    let rows = part.y.len() / (width * part.bias.len()).max(1);
-    let all = tiles(rows, width);
-    let most = ((memory.inputs.len() / POINTS).saturating_sub(PAD * WIDE) / of_tile).clamp(1, TILES);
-    let of_group = group(all, most);
-    let panels = part.bias.len() / PANEL;
-    let mut start = 0;
-    while start < all {
-        let tiles = start..all.min(start + of_group);
-        for (place, tile) in tiles.clone().enumerate() {
-            part.inputs(s, x, tile, memory, [place, tiles.len()]);
-        }
-        let mut panel = 0;
-        while panel < panels {
-            let count = group(panels - panel, block::<S>()[1]);
-            match (S::TILE[0], count) {
-                (8, 2) => part.blocks::<S, 8, 2>(s, panel, &tiles, memory),
-                (8, _) => part.blocks::<S, 8, 1>(s, panel, &tiles, memory),
-                (6, _) => part.blocks::<S, 6, 1>(s, panel, &tiles, memory),
-                _ => part.blocks::<S, 4, 1>(s, panel, &tiles, memory),
+/// A part that is computed so.
+pub(super) struct Tiled<'a>(pub(super) Part<'a>);
+
+impl IntegerKernel for Tiled<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S, scratch: &mut [u8]) {
+        let Self(mut part) = self;
+        let Values::Narrow(x) = part.x else { return };
+        let (channels, width) = (usize::from(part.shape.channels), usize::from(part.shape.width));
+        let of_tile = channels.next_multiple_of(WIDE);
+        let memory = &mut Memory::new::<S>(scratch, channels);
+        let (first, second) = memory.outside.split_at_mut(part.split);
+        first.fill(part.zeros[0] as i8);
+        second.fill(part.zeros[1] as i8);
+        let rows = part.y.len() / (width * part.bias.len()).max(1);
+        let all = tiles(rows, width);
+        let most = ((memory.inputs.len() / POINTS).saturating_sub(PAD * WIDE) / of_tile).clamp(1, TILES);
+        let of_group = group(all, most);
+        let panels = part.bias.len() / PANEL;
+        let mut start = 0;
+        while start < all {
+            let tiles = start..all.min(start + of_group);
+            for (place, tile) in tiles.clone().enumerate() {
+                part.inputs(s, x, tile, memory, [place, tiles.len()]);
             }
-            panel += count;
+            let mut panel = 0;
+            while panel < panels {
+                let count = group(panels - panel, block::<S>()[1]);
+                match (S::TILE[0], count) {
+                    (8, 2) => part.blocks::<S, 8, 2>(s, panel, &tiles, memory),
+                    (8, _) => part.blocks::<S, 8, 1>(s, panel, &tiles, memory),
+                    (6, _) => part.blocks::<S, 6, 1>(s, panel, &tiles, memory),
+                    _ => part.blocks::<S, 4, 1>(s, panel, &tiles, memory),
+                }
+                panel += count;
+            }
+            start = tiles.end;
         }
-        start = tiles.end;
     }
 }
 
@@ -302,10 +309,12 @@ impl Part<'_> {
         for (n, scale) in scales.iter_mut().enumerate().skip(1) {
             *scale = self.scale(s, panel + n);
         }
+        let ranges = self.ranges().count();
+        // Of ranges but the last one.
+        let mut others = [[[[[s.splat(0); N]; SIDE]; SIDE]; 2]; M];
         for start in (0..tiles.len()).step_by(M) {
             let count = M.min(tiles.len() - start);
-            let mut sums = [[[[[s.splat(0); N]; SIDE]; SIDE]; 2]; M];
-            for (part, channels) in self.ranges() {
+            for (range, (part, channels)) in self.ranges().enumerate() {
                 for (point, to) in points.iter_mut().take(POINTS).enumerate() {
                     let mut of_tiles: [&[i16]; M] = [&[]; M];
                     for (m, of_this) in of_tiles.iter_mut().enumerate() {
@@ -322,14 +331,20 @@ impl Part<'_> {
                         }
                     }
                 }
-                for (m, sums) in sums.iter_mut().enumerate().take(count) {
+                for (m, others) in others.iter_mut().enumerate().take(count) {
+                    let mut sums = [[[[s.splat(0); N]; SIDE]; SIDE]; 2];
+                    if range > 0 {
+                        sums = *others;
+                    }
                     for n in 0..N {
                         add_outputs(s, points, m, n, &mut sums[part]);
                     }
+                    if range + 1 < ranges {
+                        *others = sums;
+                    } else {
+                        self.tile(s, tiles.start + start + m, panel, &scales, &sums);
+                    }
                 }
-            }
-            for (m, sums) in sums.iter().enumerate().take(count) {
-                self.tile(s, tiles.start + start + m, panel, &scales, sums);
             }
         }
     }
@@ -350,7 +365,7 @@ impl Part<'_> {
         for (down, (first, second)) in first.iter().zip(second).enumerate().take(rows - row) {
             let pixel = (row + down) * width + column;
             let pixels = pixel..pixel + SIDE.min(width - column);
-            self.store(s, pixels, panel, scales, [first, second]);
+            self.store(s, pixels, panel, true, scales, [first, second]);
         }
     }
 }

@@ -1,0 +1,125 @@
+//! 3×3 convolution on vectors to so few channels that a vector has room for those of three columns of the kernel.
+//!
+//! Each pixel of the input, and each one beside the picture, is multiplied by the three weights above each other of every
+//! column: a third of the products. An output is the sum of three neighbours' products, each by its column.
+
+use traflow_graph::model::ALIGN;
+use traflow_graph::op::Shape;
+use traflow_graph::quant::{PANEL, QUAD};
+
+use super::array;
+use super::conv2d::{Band, Compute, Part};
+use crate::simd::{Factor, IntegerKernel, LANES, Lanes, Row, dots};
+
+/// Columns of the kernel.
+const COLUMNS: usize = 3;
+
+/// Pixels that are multiplied at once.
+const PIXELS: usize = 8;
+
+/// Whether it can be computed so, and the memory suffices.
+pub(super) fn pays(part: &Part<'_>, memory: usize) -> bool {
+    let fits = part.kernel == COLUMNS && part.bias.len() * COLUMNS <= PANEL && part.factors[1].is_empty();
+    fits && memory >= part.memory() + bytes(part.shape)
+}
+
+/// A part that is computed so.
+pub(super) struct Few<'a>(pub(super) Part<'a>);
+
+impl IntegerKernel for Few<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S, scratch: &mut [u8]) {
+        let Self(part) = self;
+        let (mut products, scratch) = Products::new(&part, scratch);
+        part.direct(s, scratch, &mut products);
+    }
+}
+
+/// Weights, and the sums of products with them.
+struct Products<'a> {
+    /// A row of the kernel after the other: a lane for each column and output channel.
+    weights: &'a mut [Row],
+    /// Of a row of pixels.
+    sums: &'a mut [[i32; LANES]],
+}
+
+impl<'a> Products<'a> {
+    /// In the first part of this memory.
+    fn new(part: &Part<'_>, scratch: &'a mut [u8]) -> (Self, &'a mut [u8]) {
+        let skip = scratch.as_ptr().align_offset(ALIGN).min(scratch.len());
+        let (weights, rest) = scratch[skip..].split_at_mut(rows(part.shape) * size_of::<Row>());
+        let (sums, rest) = rest.split_at_mut(pixels(part.shape) * size_of::<[i32; LANES]>());
+        let weights: &mut [Row] = bytemuck::cast_slice_mut(weights);
+        let (outs, quads) = (part.bias.len(), rows(part.shape) / COLUMNS);
+        let (of_tap, _) = part.panels.as_chunks::<QUAD>();
+        for (index, row) in weights.iter_mut().enumerate() {
+            *row = [[0; QUAD]; LANES];
+            for (column, lanes) in row.chunks_exact_mut(outs).enumerate().take(COLUMNS) {
+                let tap = index / quads * COLUMNS + column;
+                lanes.copy_from_slice(&of_tap[(tap * quads + index % quads) * outs..][..outs]);
+            }
+        }
+        (Self { weights, sums: bytemuck::cast_slice_mut(sums) }, rest)
+    }
+}
+
+/// Rows of weights.
+fn rows(shape: Shape) -> usize {
+    COLUMNS * usize::from(shape.channels).div_ceil(QUAD)
+}
+
+/// Pixels of a row with those beside it, in whole tiles, and one that is read beyond them.
+fn pixels(shape: Shape) -> usize {
+    (usize::from(shape.width) + COLUMNS - 1).next_multiple_of(PIXELS) + 1
+}
+
+/// Bytes of scratch memory beside that for the input's rows.
+fn bytes(shape: Shape) -> usize {
+    rows(shape) * size_of::<Row>() + pixels(shape) * size_of::<[i32; LANES]>() + ALIGN
+}
+
+impl Compute for Products<'_> {
+    #[inline(always)]
+    fn band<S: Lanes, F: Factor>(&mut self, s: S, part: &mut Part<'_>, band: Band<'_, F>) {
+        let (width, outs) = (usize::from(part.shape.width), part.bias.len());
+        let Self { weights, sums } = self;
+        let quads = band.channels / QUAD;
+        // What is added to the factors is taken away beforehand.
+        let mut begin = s.splat(0);
+        if F::offset::<S>() != 0 {
+            for row in weights.iter() {
+                begin = s.dot(begin, s.row(row), s.splat(0x0101_0101));
+            }
+            begin = s.mul(begin, s.splat(-F::offset::<S>()));
+        }
+        let scale = [part.scale(s, 0)];
+        for (row, start) in (band.pixels[0]..band.pixels[1]).step_by(width).enumerate() {
+            for (tile, sums) in sums.as_chunks_mut::<PIXELS>().0.iter_mut().enumerate() {
+                let mut of_tile = [[begin]; PIXELS];
+                for (down, weights) in weights.chunks_exact(quads).enumerate() {
+                    let mut pixels: [&[F]; PIXELS] = [&[]; PIXELS];
+                    for (m, pixel) in pixels.iter_mut().enumerate() {
+                        // Pixels after the last one repeat it.
+                        let column = (tile * PIXELS + m).min(width + COLUMNS - 2);
+                        *pixel = &band.factors[(row + down) * band.row + column * band.channels..];
+                    }
+                    dots(s, pixels, [weights], &mut of_tile);
+                }
+                for (to, [sum]) in sums.iter_mut().zip(of_tile) {
+                    s.store(sum, to);
+                }
+            }
+            let products = sums.as_flattened();
+            for pixel in (0..width).step_by(PIXELS) {
+                let mut of_tile = [[begin]; PIXELS];
+                for (m, sum) in of_tile.iter_mut().enumerate() {
+                    let first = (pixel + m).min(width - 1) * LANES;
+                    let of_column = |column: usize| array(products, first + column * (LANES + outs));
+                    sum[0] = s.add(s.load(of_column(0)), s.add(s.load(of_column(1)), s.load(of_column(2))));
+                }
+                let pixels = start + pixel..start + width;
+                part.store(s, pixels, 0, false, &scale, [&of_tile, &of_tile]);
+            }
+        }
+    }
+}
