@@ -275,7 +275,10 @@ impl Part<'_> {
         let whole = self.bias.len() / PANEL;
         let mut panel = 0;
         while panel < whole {
-            let panels = group(whole - panel, F::panels::<S>());
+            let most = F::panels::<S>();
+            // Three panels by eight pixels leave fewer of these over than four panels by six.
+            let most = if most > 3 && whole.is_multiple_of(3) { 3 } else { most };
+            let panels = group(whole - panel, most);
             match (S::TILE[0], panels) {
                 (8, 4) => self.tiles::<S, F, 6, 4, true>(s, band, panel),
                 (8, 3) => self.tiles::<S, F, 8, 3, true>(s, band, panel),
