@@ -1,7 +1,8 @@
 //! Computes what depends on time alone.
 //!
 //! A model file is made for certain numbers of steps, so the times of every evaluation are known, and the labels of a
-//! training are zero at generation. A class is chosen when a picture is made, so what depends on it stays. What follows from them is computed here, in f64, once for each moment.
+//! training are zero at generation. A class is chosen when a picture is made, so what depends on it stays. What follows
+//! from them is computed here, in f64, once for each moment.
 
 use traflow_graph::graph::GraphError;
 use traflow_graph::model::Moment;

@@ -2,9 +2,10 @@
 //!
 //! The file is the whole generator for one number of steps: its input `noise` and its output `image` are
 //! `[1, channels, height, width]` in f32, and where the network has classes a second input `class` is `[1, classes]`, with a
-//! one at the place of the class, or zeros for none in particular; the steps follow each other in one graph over one set of weights. The
-//! times are known then, so what depends on them is a constant, as in a model file. With inputs for the times instead a
-//! user would have to write the solver, and other runtimes would compute the embedding of the times for each picture.
+//! one at the place of the class, or zeros for none in particular; the steps follow each other in one graph over one set of
+//! weights. The times are known then, so what depends on them is a constant, as in a model file. With inputs for the times
+//! instead a user would have to write the solver, and other runtimes would compute the embedding of the times for each
+//! picture.
 //!
 //! Operators are those of opset 17, shapes are static, and no operator is of a runtime's own. A node has the name of the
 //! graph's node and so has its output; where one becomes several, these are called `{node}/{part}`. Weights are called as

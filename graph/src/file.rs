@@ -24,6 +24,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         _ => Path::new("."),
     };
     fs::create_dir_all(folder)?;
+    #[cfg_attr(not(unix), allow(unused_mut, reason = "there are no permissions to set"))]
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     {

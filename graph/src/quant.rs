@@ -237,8 +237,8 @@ pub const QUERIES: usize = 16;
 pub const NEAR: usize = 256;
 
 /// Bytes of scratch memory of a node: a norm keeps 16 bytes a channel, attention a score for each pixel, beyond [`NEAR`] of
-/// them for each of [`QUERIES`], and a convolution the rows of its input that a row of its output reads, in 16 bits and by whole quads, with
-/// as many columns more as the kernel reaches over, and one where they are odd in number.
+/// them for each of [`QUERIES`], and a convolution the rows of its input that a row of its output reads, in 16 bits and by
+/// whole quads, with as many columns more as the kernel reaches over, and one where they are odd in number.
 pub fn scratch_bytes(op: Op, inputs: &[Shape]) -> u64 {
     match (op, inputs) {
         (Op::GroupNorm { .. }, &[x]) => u64::from(x.channels) * 16,

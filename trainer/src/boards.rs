@@ -33,8 +33,9 @@ struct Core {
     counts: Option<Counts>,
 }
 
-/// Fitted to the counts of direct sums by `cargo xtask bench-devices`, which code has that is built for size. What comes out is 5
-/// to 12 % below what QEMU counts for the committed students of clothes by `firmware-demo/run.sh an386` and `rv32`.
+/// Fitted to the counts of direct sums by `cargo xtask bench-devices`, which code has that is built for size. What comes
+/// out is 5 to 12 % below what QEMU counts for the committed students of clothes by `firmware-demo/run.sh an386` and
+/// `rv32`.
 #[derive(Debug)]
 struct Counts {
     /// For each multiply-accumulate, those that fill a quad of channels counted too.

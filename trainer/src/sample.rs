@@ -50,8 +50,8 @@ impl Sampler {
     }
 }
 
-/// Pictures of these seeds in order, of the class of each seed where the network has classes, each `shape.elements()` values in about [-1, 1]. `progress` hears how many are
-/// done.
+/// Pictures of these seeds in order, of the class of each seed where the network has classes, each `shape.elements()`
+/// values in about [-1, 1]. `progress` hears how many are done.
 ///
 /// # Errors
 /// Where the device cannot give its values.

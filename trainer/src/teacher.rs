@@ -49,7 +49,8 @@ pub struct TeacherConfig {
     pub intervals: Intervals,
 }
 
-/// Trains a teacher on pictures, and their classes where the network has classes, and returns the moving averages of its weights.
+/// Trains a teacher on pictures, and their classes where the network has classes, and returns the moving averages of its
+/// weights.
 ///
 /// # Errors
 /// Where configuration and pictures do not fit together, or the run folder cannot be written.

@@ -1,5 +1,5 @@
-//! Times a step of a training beside PyTorch's: same network, weights, batch and number of threads. Losses and gradients of the
-//! first two steps are compared before anything is timed, and then the two take turns.
+//! Times a step of a training beside PyTorch's: same network, weights, batch and number of threads. Losses and gradients of
+//! the first two steps are compared before anything is timed, and then the two take turns.
 
 use std::fmt::Write;
 use std::fs;

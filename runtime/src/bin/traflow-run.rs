@@ -198,8 +198,8 @@ impl<'scope, T: Send> Aside<'scope, T> {
     }
 }
 
-/// An engine, and the file's checksum, for which all of the file is read while the first picture is made. Nothing is handed out
-/// before that is done.
+/// An engine, and the file's checksum, for which all of the file is read while the first picture is made. Nothing is handed
+/// out before that is done.
 struct Runner<'m, 'a, 's> {
     engine: AnyEngine<'m, 'a>,
     check: Option<Aside<'s, Result<()>>>,
@@ -297,7 +297,8 @@ impl Request {
     }
 }
 
-/// The bytes of pictures, one after the other, each by row, column and channel, and the median of the milliseconds that one takes.
+/// The bytes of pictures, one after the other, each by row, column and channel, and the median of the milliseconds that one
+/// takes.
 struct Made {
     bytes: Vec<u8>,
     median: f64,

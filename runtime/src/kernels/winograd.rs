@@ -1,8 +1,9 @@
 //! Winograd's convolution F(tile × tile, 3×3): `Y = Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A`.
 //!
 //! The points of interpolation are 0, ±a, ±b and infinity for 4×4, and 0, ±1 and infinity for 2×2. Weights are transformed
-//! here, two rows of `G g Gᵀ` at a time, just before they are multiplied: in a file they would take 4 or 1.8 times the bytes, and
-//! reading those takes longer than computing them wherever a picture has few tiles. So 16-bit weights lose nothing either.
+//! here, two rows of `G g Gᵀ` at a time, just before they are multiplied: in a file they would take 4 or 1.8 times the
+//! bytes, and reading those takes longer than computing them wherever a picture has few tiles. So 16-bit weights lose
+//! nothing either.
 
 use core::ops::Range;
 
@@ -386,7 +387,8 @@ const fn rows_of_pair<const P: usize>(pair: usize) -> [usize; 2] {
     if pair == 0 { [0, P - 1] } else { [2 * pair - 1, 2 * pair] }
 }
 
-/// Two rows of the transformed weights of a panel and of some channels, `[channels, 2·points, PANEL]` with a panel more for each channel.
+/// Two rows of the transformed weights of a panel and of some channels, `[channels, 2·points, PANEL]` with a panel more for
+/// each channel.
 #[inline(always)]
 fn transform_weights<S: Simd, E: Element, const P: usize>(
     s: S,

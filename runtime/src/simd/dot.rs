@@ -24,8 +24,8 @@ pub(crate) type Sums = [[i32; PANEL]; PIXELS];
 /// Expanded quads of two tiles side by side, or of two output channels.
 pub(crate) type Quads = [[i16; QUAD]; 2];
 
-/// Sums of Winograd's products of two output channels: `[pair][point][tile][out]`, for at most four pairs of tiles and the four
-/// points of a row.
+/// Sums of Winograd's products of two output channels: `[pair][point][tile][out]`, for at most four pairs of tiles and the
+/// four points of a row.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub(crate) struct Points(pub(crate) [[[[i32; 2]; 2]; 4]; PIXELS / 4]);
@@ -221,8 +221,8 @@ pub(crate) trait Winograd: Dot<X = i16> {
     /// two tiles.
     fn inputs(self, quads: usize, pixels: &Pixels<'_>, rows: [usize; 2], sum: bool, inputs: &mut [Quads]);
 
-    /// Transforms the weights of two output channels for a row of points: `[point][quad]`. The weights of the two are `[tap][quad]`,
-    /// so many pairs apart.
+    /// Transforms the weights of two output channels for a row of points: `[point][quad]`. The weights of the two are
+    /// `[tap][quad]`, so many pairs apart.
     fn weights(
         self,
         quads: usize,

@@ -1,8 +1,8 @@
 //! Solvers in the variables of noise-predicting networks.
 //!
 //! With σ = t/(1 - t) and y = x/(1 - t), which are EDM's, the ODE is dy/dσ = ε(y, σ), ε being the predicted noise
-//! x + (1 - t) v. These solvers are exact where ε is constant, as DDIM is. σ is infinite at t = 1, and they divide by σ, so they
-//! go from [`MAX`] to [`MIN`], EDM's range; what is left at both ends are steps of Euler's method in t.
+//! x + (1 - t) v. These solvers are exact where ε is constant, as DDIM is. σ is infinite at t = 1, and they divide by σ, so
+//! they go from [`MAX`] to [`MIN`], EDM's range; what is left at both ends are steps of Euler's method in t.
 
 use super::State;
 
@@ -126,9 +126,9 @@ fn third_order<S: State>(y: S, from: f64, to: f64, noise: &mut dyn FnMut(&S, f64
     y.add_scaled(&[(to - from, &e), (-to / R2 * phi(h), &d2)])
 }
 
-/// tAB-DEIS (Zhang and Chen, Fast Sampling of Diffusion Models with Exponential Integrator) with the polynomial in t through the last
-/// three ε, on their grid of squares in t. Their first steps have lower orders, which would be the order of the whole; here
-/// the first two are steps of DPM-Solver-3.
+/// tAB-DEIS (Zhang and Chen, Fast Sampling of Diffusion Models with Exponential Integrator) with the polynomial in t
+/// through the last three ε, on their grid of squares in t. Their first steps have lower orders, which would be the order
+/// of the whole; here the first two are steps of DPM-Solver-3.
 pub(super) fn deis_3<S: State>(
     x1: S,
     steps: usize,

@@ -464,7 +464,8 @@ mod tests {
         }
     }
 
-    /// The formula in f64 is met within the rounding of the output and of the factor, for 16-bit numbers whose spread is large or small.
+    /// The formula in f64 is met within the rounding of the output and of the factor, for 16-bit numbers whose spread is
+    /// large or small.
     #[test]
     fn groups_are_normalised() {
         let (channels, groups, pixels) = (6, 3, 35);

@@ -16,8 +16,8 @@
 //! 32 bits for as many channels as [`CHANNELS`].
 //!
 //! Weights are transformed while they are used, for some tiles side by side, since transformed ones would take 3.6 times as
-//! much of a file. A row of the four rows of points is computed at a time, so that transforms take no more memory than the rows
-//! of the input that direct sums read.
+//! much of a file. A row of the four rows of points is computed at a time, so that transforms take no more memory than the
+//! rows of the input that direct sums read.
 
 use traflow_graph::quant::{PANEL, QUAD};
 
@@ -37,8 +37,8 @@ const PAIR: usize = 2;
 /// Points of a row, and rows of them.
 const POINTS: usize = 4;
 
-/// How many pairs of tiles side by side a convolution is best computed with; 0 where direct sums are as fast, or it has 16 bits,
-/// two parts, or channels that do not make pairs of quads.
+/// How many pairs of tiles side by side a convolution is best computed with; 0 where direct sums are as fast, or it has 16
+/// bits, two parts, or channels that do not make pairs of quads.
 pub(super) fn pairs<W: Winograd>(_: W, conv: &Conv2d<'_>) -> usize {
     let (channels, outs) = (usize::from(conv.shape.channels), conv.bias.len());
     let narrow = matches!(conv.x, Values::Narrow(_)) && conv.factors[1].is_empty();
@@ -54,8 +54,8 @@ pub(super) fn pairs<W: Winograd>(_: W, conv: &Conv2d<'_>) -> usize {
     if pairs > 0 && pays::<W>(pairs, conv) { pairs } else { 0 }
 }
 
-/// Whether it takes fewer instructions than direct sums. They are estimates for each input channel of each output channel, of a
-/// row of tiles and of the rows of pixels, from counts on Cortex-M4 and RISC-V of layers that are as fast by both.
+/// Whether it takes fewer instructions than direct sums. They are estimates for each input channel of each output channel,
+/// of a row of tiles and of the rows of pixels, from counts on Cortex-M4 and RISC-V of layers that are as fast by both.
 fn pays<W: Winograd>(pairs: usize, conv: &Conv2d<'_>) -> bool {
     let (channels, outs) = (u32::from(conv.shape.channels), conv.bias.len().max(1) as u32);
     let [height, width] = [conv.shape.height, conv.shape.width].map(u32::from);

@@ -15,8 +15,8 @@
 //!
 //! whose numbers fit 16 bits: |V| ≤ 10² · 2⁷, |U| ≤ 7² · 2⁷. The usual G has sixths and twenty-fourths; here they are taken
 //! out of U, and A has what that leaves. Nothing is lost modulo 2³², whatever is added on the way. Of kᵢ kⱼ = 9 · 2ⁿ a
-//! multiplication by the inverse of 9 modulo 2³² takes away the 9, and a shift the 2ⁿ, since 2⁶ times a sum fits 32 bits for as
-//! many channels as [`CHANNELS`]; more of them are added in several such sums.
+//! multiplication by the inverse of 9 modulo 2³² takes away the 9, and a shift the 2ⁿ, since 2⁶ times a sum fits 32 bits
+//! for as many channels as [`CHANNELS`]; more of them are added in several such sums.
 //!
 //! A product of 16 bits takes as long as two of 8 bits, or as one where the processor has no instruction for 8 bits. Weights
 //! are transformed while they are used, for all tiles that the memory holds, since transformed ones would take eight times
