@@ -7,6 +7,23 @@
 
 use core::fmt;
 
+/// The method of a token that runs a kernel, compiled for the features of its instruction set. It is a function of its own
+/// because it is never inlined: an attribute of the inner function alone does not stop the compiler.
+#[allow(unused_macros, reason = "a processor without vectors has no use for it")]
+macro_rules! compiled {
+    (fn $run:ident($token:ident, $kernel:ident, [$element:ty]), $features:literal) => {
+        #[inline(never)]
+        fn $run(self, kernel: impl $kernel, scratch: &mut [$element]) {
+            #[target_feature(enable = $features)]
+            fn compiled(s: $token, kernel: impl $kernel, scratch: &mut [$element]) {
+                kernel.run(s, scratch);
+            }
+            // SAFETY: the token exists, so the processor has what the function is compiled for.
+            unsafe { compiled(self, kernel, scratch) }
+        }
+    };
+}
+
 pub(crate) mod dot;
 #[cfg(dsp)]
 pub(crate) mod dsp;
@@ -36,7 +53,7 @@ pub(crate) use dot::Plain as Device;
 #[cfg(dsp)]
 pub(crate) use dsp::Dsp as Device;
 pub(crate) use grid::Grid;
-pub(crate) use lanes::{Factor, dot_rows, dots, dots_part};
+pub(crate) use lanes::{Factor, begin, dot_rows, dots, dots_part};
 pub use lanes::{IntegerKernel, LANES, Lanes, Row, Vectors};
 #[cfg(feature = "threads")]
 pub(crate) use team::Team;

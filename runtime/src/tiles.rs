@@ -147,9 +147,13 @@ impl Product for Gemm<'_> {
     ) {
         let Rows { elements, group, next_group, next, depth } = self.a;
         let mut rows = [&[][..]; M];
-        for (m, a) in rows.iter_mut().enumerate() {
-            let (index, place) = ((row + m) / group, (row + m) % group);
+        let (mut index, mut place) = (row / group, row % group);
+        for a in &mut rows {
             *a = &elements[index * next_group + place * next..][..depth];
+            place += 1;
+            if place == group {
+                (index, place) = (index + 1, 0);
+            }
         }
         let (y, stride) = (&mut self.y[row * self.stride + panel * PANEL..], self.stride);
         let mut sums = [[s.splat(0.0); N]; M];

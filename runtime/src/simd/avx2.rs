@@ -39,15 +39,7 @@ impl Simd for Avx2 {
     // Twelve sums, two vectors of weights and a factor.
     const TILE: [usize; 2] = [6, 1];
 
-    #[inline(never)]
-    fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn compiled(s: Avx2, kernel: impl Kernel, scratch: &mut [f32]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
-    }
+    compiled!(fn run(Avx2, Kernel, [f32]), "avx2,fma,f16c");
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {

@@ -39,15 +39,7 @@ impl Simd for Avx512 {
     // 24 sums, three vectors of weights, and factors that are broadcast from memory.
     const TILE: [usize; 2] = [8, 3];
 
-    #[inline(never)]
-    fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-        fn compiled(s: Avx512, kernel: impl Kernel, scratch: &mut [f32]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
-    }
+    compiled!(fn run(Avx512, Kernel, [f32]), "avx512f,avx512bw,avx512vl,avx2,fma,f16c");
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {

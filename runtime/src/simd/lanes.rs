@@ -22,7 +22,7 @@ use super::{
     avx512::{Avx512, Vnni},
 };
 
-pub(crate) use tile::{Factor, dot_rows, dots, dots_part};
+pub(crate) use tile::{Factor, begin, dot_rows, dots, dots_part};
 
 /// Lanes of every vector of integers.
 pub const LANES: usize = PANEL;

@@ -28,15 +28,7 @@ impl Simd for Neon {
     // 16 sums, four vectors of weights, and a factor.
     const TILE: [usize; 2] = [4, 1];
 
-    #[inline(never)]
-    fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
-        #[target_feature(enable = "neon")]
-        fn compiled(s: Neon, kernel: impl Kernel, scratch: &mut [f32]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
-    }
+    compiled!(fn run(Neon, Kernel, [f32]), "neon");
 
     #[inline(always)]
     fn splat(self, x: f32) -> float32x4_t {

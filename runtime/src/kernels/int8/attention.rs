@@ -2,7 +2,7 @@ use traflow_graph::quant::{NEAR, QUAD, QUERIES, TABLE};
 
 use super::{ValuesMut, array, scale};
 use crate::cpu::Cpu;
-use crate::simd::{Factor, IntegerKernel, LANES, Lanes, Row, dots};
+use crate::simd::{IntegerKernel, LANES, Lanes, Row, begin, dots};
 
 /// `65535 · 2^(-i / 256)`, rounded to the nearest, half up.
 static POWERS: [u16; 257] = {
@@ -205,14 +205,7 @@ impl Part<'_> {
             }
         }
         let rows: &[Row] = bytemuck::cast_slice(&rows[..depth / QUAD]);
-        // What is added to the keys is taken away beforehand.
-        let mut begin = s.splat(0);
-        if <i8 as Factor>::offset::<S>() != 0 {
-            for row in rows {
-                begin = s.dot(begin, s.row(row), s.splat(0x0101_0101));
-            }
-            begin = s.mul(begin, s.splat(-<i8 as Factor>::offset::<S>()));
-        }
+        let begin = begin::<S, i8>(s, rows);
         let keys = &self.qkv[self.channels + channel..];
         let mut largest = s.splat(i32::MIN);
         for (tile, scores) in scores.chunks_mut(TILE).enumerate() {

@@ -183,11 +183,10 @@ impl Compute for Panels {
 }
 
 impl Part<'_> {
-    /// Bytes that the rows of the input take which a row of the output reads, in 16 bits.
-    pub(super) fn memory(&self) -> usize {
-        let row = (usize::from(self.shape.width) + self.kernel - 1)
-            * usize::from(self.shape.channels).next_multiple_of(QUAD);
-        self.kernel * row * size_of::<i16>()
+    /// Factors of a row of the input, with what is beside the picture.
+    pub(super) fn row(&self) -> usize {
+        let columns = usize::from(self.shape.width) + self.kernel - 1;
+        columns * usize::from(self.shape.channels).next_multiple_of(QUAD)
     }
 
     /// Computes it from whole sums.
@@ -211,7 +210,7 @@ impl Part<'_> {
     ) {
         let (width, outs) = (usize::from(self.shape.width), self.bias.len());
         let channels = usize::from(self.shape.channels).next_multiple_of(QUAD);
-        let row = (width + self.kernel - 1) * channels;
+        let row = self.row();
         let rows = self.y.len() / (width * outs).max(1);
         // As much as stays in the cache.
         let most = memory.len().min(BAND / size_of::<F>()) / row;
@@ -273,11 +272,10 @@ impl Part<'_> {
     #[inline(always)]
     fn panels<S: Lanes, F: Factor>(&mut self, s: S, band: Band<'_, F>) {
         let whole = self.bias.len() / PANEL;
+        // Three panels by eight pixels leave fewer of these over than four panels by six.
+        let most = if whole.is_multiple_of(3) { 3 } else { 4 }.min(F::panels::<S>());
         let mut panel = 0;
         while panel < whole {
-            let most = F::panels::<S>();
-            // Three panels by eight pixels leave fewer of these over than four panels by six.
-            let most = if most > 3 && whole.is_multiple_of(3) { 3 } else { most };
             let panels = group(whole - panel, most);
             match (S::TILE[0], panels) {
                 (8, 4) => self.tiles::<S, F, 6, 4, true>(s, band, panel),
@@ -455,7 +453,7 @@ impl Part<'_> {
     }
 }
 
-/// Tiles of M pixels and N panels, which are whole.
+/// Tiles of M pixels and N panels, or of one panel of fewer output channels where it is not whole.
 struct Tiles<'t, 'a, F, const M: usize, const N: usize, const WHOLE: bool> {
     part: &'t mut Part<'a>,
     band: Band<'t, F>,

@@ -9,7 +9,7 @@ use traflow_graph::quant::{PANEL, QUAD};
 
 use super::array;
 use super::conv2d::{Band, Compute, Part};
-use crate::simd::{Factor, IntegerKernel, LANES, Lanes, Row, dots};
+use crate::simd::{Factor, IntegerKernel, LANES, Lanes, Row, begin, dots};
 
 /// Columns of the kernel.
 const COLUMNS: usize = 3;
@@ -20,7 +20,7 @@ const PIXELS: usize = 8;
 /// Whether it can be computed so, and the memory suffices.
 pub(super) fn pays(part: &Part<'_>, memory: usize) -> bool {
     let fits = part.kernel == COLUMNS && part.bias.len() * COLUMNS <= PANEL && part.factors[1].is_empty();
-    fits && memory >= part.memory() + bytes(part.shape)
+    fits && memory >= part.kernel * part.row() * size_of::<i16>() + bytes(part.shape)
 }
 
 /// A part that is computed so.
@@ -84,14 +84,7 @@ impl Compute for Products<'_> {
         let (width, outs) = (usize::from(part.shape.width), part.bias.len());
         let Self { weights, sums } = self;
         let quads = band.channels / QUAD;
-        // What is added to the factors is taken away beforehand.
-        let mut begin = s.splat(0);
-        if F::offset::<S>() != 0 {
-            for row in weights.iter() {
-                begin = s.dot(begin, s.row(row), s.splat(0x0101_0101));
-            }
-            begin = s.mul(begin, s.splat(-F::offset::<S>()));
-        }
+        let begin = begin::<S, F>(s, weights);
         let scale = [part.scale(s, 0)];
         for (row, start) in (band.pixels[0]..band.pixels[1]).step_by(width).enumerate() {
             for (tile, sums) in sums.as_chunks_mut::<PIXELS>().0.iter_mut().enumerate() {

@@ -252,15 +252,7 @@ impl Lanes for Avx2 {
     const BYTES: Option<u8> = None;
     const DOTS: [u32; 2] = [4, 2];
 
-    #[inline(never)]
-    fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-        #[target_feature(enable = "avx2,fma,f16c")]
-        fn compiled(s: Avx2, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
-    }
+    compiled!(fn run_integers(Avx2, IntegerKernel, [u8]), "avx2,fma,f16c");
 
     #[inline(always)]
     fn dot_pairs(self, sum: V, a: V, x: V) -> V {
@@ -276,15 +268,7 @@ impl Lanes for AvxVnni {
     const BYTES: Option<u8> = Some(128);
     const DOTS: [u32; 2] = [1, 1];
 
-    #[inline(never)]
-    fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-        #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-        fn compiled(s: AvxVnni, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
-    }
+    compiled!(fn run_integers(AvxVnni, IntegerKernel, [u8]), "avx2,fma,f16c,avxvnni");
 
     #[inline(always)]
     fn dot_pairs(self, sum: V, a: V, x: V) -> V {

@@ -267,15 +267,7 @@ impl Lanes for Avx512 {
     const BYTES: Option<u8> = None;
     const DOTS: [u32; 2] = [4, 2];
 
-    #[inline(never)]
-    fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-        fn compiled(s: Avx512, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
-    }
+    compiled!(fn run_integers(Avx512, IntegerKernel, [u8]), "avx512f,avx512bw,avx512vl,avx2,fma,f16c");
 
     #[inline(always)]
     fn dot_pairs(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {
@@ -289,15 +281,7 @@ impl Lanes for Vnni {
     const BYTES: Option<u8> = Some(128);
     const DOTS: [u32; 2] = [1, 1];
 
-    #[inline(never)]
-    fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c,avx512vnni")]
-        fn compiled(s: Vnni, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
-    }
+    compiled!(fn run_integers(Vnni, IntegerKernel, [u8]), "avx512f,avx512bw,avx512vl,avx2,fma,f16c,avx512vnni");
 
     #[inline(always)]
     fn dot_pairs(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {

@@ -52,15 +52,7 @@ impl Lanes for Neon {
     const BYTES: Option<u8> = Some(0);
     const DOTS: [u32; 2] = [6, 4];
 
-    #[inline(never)]
-    fn run_integers(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-        #[target_feature(enable = "neon")]
-        fn compiled(s: Neon, kernel: impl IntegerKernel, scratch: &mut [u8]) {
-            kernel.run(s, scratch);
-        }
-        // SAFETY: the token exists, so the processor has what the function is compiled for.
-        unsafe { compiled(self, kernel, scratch) }
-    }
+    compiled!(fn run_integers(Neon, IntegerKernel, [u8]), "neon");
 
     #[inline(always)]
     fn splat(self, x: i32) -> V {

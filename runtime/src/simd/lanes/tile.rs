@@ -127,6 +127,19 @@ impl Factor for i16 {
     }
 }
 
+/// What sums of products of factors with these rows begin with: what is added to the factors is taken away beforehand.
+#[inline(always)]
+pub(crate) fn begin<S: Lanes, X: Factor>(s: S, rows: &[Row]) -> S::V {
+    let mut begin = s.splat(0);
+    if X::offset::<S>() != 0 {
+        for row in rows {
+            begin = s.dot(begin, s.row(row), s.splat(0x0101_0101));
+        }
+        begin = s.mul(begin, s.splat(-X::offset::<S>()));
+    }
+    begin
+}
+
 /// Adds the products of M pixels, each so many numbers, with N panels, each of a row for four of the numbers.
 #[inline(always)]
 pub(crate) fn dots<S: Lanes, X: Factor, const M: usize, const N: usize>(
