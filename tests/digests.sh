@@ -65,7 +65,7 @@ for student in fashion-tiny emoji-student; do
             compare "$isa, threads: $threads"
         done
     done
-    for isa in scalar neon; do
+    for isa in scalar neon dotprod; do
         pictures env TRAFLOW_ISA=$isa qemu-aarch64 -L /usr/aarch64-linux-gnu "$arm64" >"$scratch/found" && compare "aarch64 $isa, QEMU"
     done
     for variant in scalar simd128; do

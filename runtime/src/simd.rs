@@ -306,12 +306,14 @@ enum Token {
     Vnni(avx512::Vnni),
     #[cfg(target_arch = "aarch64")]
     Neon(neon::Neon),
+    #[cfg(target_arch = "aarch64")]
+    Dotprod(neon::Dotprod),
     #[cfg(target_feature = "simd128")]
     Wasm(wasm::Wasm),
 }
 
 /// Names of all instruction sets, of this and of other processors.
-const NAMES: [&str; 7] = ["scalar", "avx2", "avxvnni", "avx512", "vnni", "neon", "simd128"];
+const NAMES: [&str; 8] = ["scalar", "avx2", "avxvnni", "avx512", "vnni", "neon", "dotprod", "simd128"];
 
 /// Why an instruction set cannot be had by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -319,7 +321,7 @@ const NAMES: [&str; 7] = ["scalar", "avx2", "avxvnni", "avx512", "vnni", "neon",
 #[allow(missing_docs, reason = "each message says what its fields are")]
 pub enum IsaError {
     #[error(
-        "there is no such instruction set: scalar, avx2, avxvnni, avx512, vnni, neon and simd128 are known"
+        "there is no such instruction set: scalar, avx2, avxvnni, avx512, vnni, neon, dotprod and simd128 are known"
     )]
     Unknown,
     #[error("this processor, or this build of the program, does not have the instruction set {0}")]
@@ -352,7 +354,7 @@ impl Isa {
             avx512::Vnni::detect().map(Token::Vnni),
         ];
         #[cfg(target_arch = "aarch64")]
-        let more = [neon::Neon::detect().map(Token::Neon), None];
+        let more = [neon::Neon::detect().map(Token::Neon), neon::Dotprod::detect().map(Token::Dotprod)];
         #[cfg(all(scalar, target_feature = "simd128"))]
         let more = [Some(Token::Wasm(wasm::Wasm)), None];
         #[cfg(not(any(
@@ -388,8 +390,10 @@ impl Isa {
             Token::Vnni(_) => NAMES[4],
             #[cfg(target_arch = "aarch64")]
             Token::Neon(_) => NAMES[5],
+            #[cfg(target_arch = "aarch64")]
+            Token::Dotprod(_) => NAMES[6],
             #[cfg(target_feature = "simd128")]
-            Token::Wasm(_) => NAMES[6],
+            Token::Wasm(_) => NAMES[7],
         }
     }
 
@@ -408,6 +412,8 @@ impl Isa {
             Token::Vnni(s) => Some(Vectors::Vnni(s)),
             #[cfg(target_arch = "aarch64")]
             Token::Neon(s) => Some(Vectors::Neon(s)),
+            #[cfg(target_arch = "aarch64")]
+            Token::Dotprod(s) => Some(Vectors::Dotprod(s)),
             #[cfg(target_feature = "simd128")]
             Token::Wasm(s) => Some(Vectors::Wasm(s)),
         }
@@ -428,6 +434,8 @@ impl Isa {
             Token::Vnni(s) => s.0.run(kernel, scratch),
             #[cfg(target_arch = "aarch64")]
             Token::Neon(s) => s.run(kernel, scratch),
+            #[cfg(target_arch = "aarch64")]
+            Token::Dotprod(s) => s.0.run(kernel, scratch),
             #[cfg(target_feature = "simd128")]
             Token::Wasm(s) => s.run(kernel, scratch),
         }

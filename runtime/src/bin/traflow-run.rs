@@ -39,8 +39,8 @@ const MEASURE: f64 = 2.0;
 const ISA: &str = "TRAFLOW_ISA";
 
 const EXAMPLES: &str = "\
-The kernels are those of the fastest instruction set that the processor has; TRAFLOW_ISA=scalar, avx2, avx512, neon or
-simd128 forces one.
+The kernels are those of the fastest instruction set that the processor has; TRAFLOW_ISA=scalar, avx2, avxvnni,
+avx512, vnni, neon or dotprod forces one.
 
 Examples:
   traflow-run digits.traflow --seed 7 -o seven.png

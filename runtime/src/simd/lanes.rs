@@ -13,7 +13,7 @@ mod tile;
 mod wasm;
 
 #[cfg(target_arch = "aarch64")]
-use super::neon::Neon;
+use super::neon::{Dotprod, Neon};
 #[cfg(target_feature = "simd128")]
 use super::wasm::Wasm;
 #[cfg(target_arch = "x86_64")]
@@ -65,7 +65,8 @@ pub trait Lanes: Copy + Send + Sync {
     /// Where there is an instruction for [`dot`](Self::dot): what has to be added to numbers of 8 bits before they are
     /// its second factor.
     const BYTES: Option<u8>;
-    /// Instructions for a register of [`dot`](Self::dot), and of [`dot_pairs`](Self::dot_pairs).
+    /// Instructions that add the products of a register with weights of [`dot`](Self::dot), and of
+    /// [`dot_pairs`](Self::dot_pairs), where there are many.
     const DOTS: [u32; 2];
 
     /// Runs a kernel. It is a function of its own, compiled once however many call it.
@@ -148,6 +149,13 @@ pub trait Lanes: Copy + Send + Sync {
     fn pairs(self, row: Self::V) -> [Self::V; 2];
     /// sum + a₀ x₀ + a₁ x₁, of pairs.
     fn dot_pairs(self, sum: Self::V, a: Self::V, x: Self::V) -> Self::V;
+    /// The same for several sums, each with one pair for all lanes.
+    #[inline(always)]
+    fn dot_pairs_each<const N: usize>(self, sums: &mut [Self::V; N], a: Self::V, x: &[i32; N]) {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum = self.dot_pairs(*sum, a, self.splat(*x));
+        }
+    }
     /// sum + Σ aᵢ xᵢ, of four numbers each. Those of a have a sign; those of x too unless [`BYTES`](Self::BYTES) adds
     /// something.
     #[inline(always)]
@@ -156,19 +164,34 @@ pub trait Lanes: Copy + Send + Sync {
         self.dot_pairs(self.dot_pairs(sum, a[0], x[0]), a[1], x[1])
     }
 
-    /// Adds the products of M pixels, of numbers with 16 bits, with N panels, all in one. Where row by row is best it does
-    /// nothing and returns false.
+    /// Adds the products of M pixels with the first rows of N panels, where several rows together are better than row by row.
+    /// Says how many rows they were.
     ///
     /// # Safety
     /// Panels have one length, and every pixel four numbers for each of their rows.
     #[inline(always)]
-    unsafe fn dots<const M: usize, const N: usize>(
+    unsafe fn dots<X: bytemuck::Pod, const M: usize, const N: usize>(
         self,
-        _pixels: [&[i16]; M],
+        _pixels: [&[X]; M],
         _panels: [&[Row]; N],
         _sums: &mut [[Self::V; N]; M],
-    ) -> bool {
-        false
+    ) -> usize {
+        0
+    }
+
+    /// Adds the products of M tiles with the first rows of pairs of weights, as `dots` those of pixels. Says how many rows they
+    /// were.
+    ///
+    /// # Safety
+    /// Every tile has two numbers for each row.
+    #[inline(always)]
+    unsafe fn dot_rows<const M: usize, const N: usize>(
+        self,
+        _tiles: [&[i16]; M],
+        _rows: &[[[i32; LANES]; N]],
+        _sums: &mut [[Self::V; N]; M],
+    ) -> usize {
+        0
     }
 
     /// The first 16 numbers of 16 vectors, of which each begins so much after the one before, as rows.
@@ -225,6 +248,9 @@ pub enum Vectors {
     /// 32 registers of 4 lanes.
     #[cfg(target_arch = "aarch64")]
     Neon(Neon),
+    /// With dot products.
+    #[cfg(target_arch = "aarch64")]
+    Dotprod(Dotprod),
     /// Of 4 lanes.
     #[cfg(target_feature = "simd128")]
     Wasm(Wasm),
@@ -244,6 +270,8 @@ impl Vectors {
             Self::Vnni(s) => s.run_integers(kernel, scratch),
             #[cfg(target_arch = "aarch64")]
             Self::Neon(s) => s.run_integers(kernel, scratch),
+            #[cfg(target_arch = "aarch64")]
+            Self::Dotprod(s) => s.run_integers(kernel, scratch),
             #[cfg(target_feature = "simd128")]
             Self::Wasm(s) => s.run_integers(kernel, scratch),
             #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_feature = "simd128")))]

@@ -14,6 +14,21 @@ impl Neon {
     }
 }
 
+/// The processor has dot products beside NEON, which are for integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dotprod(pub(super) Neon);
+
+impl Dotprod {
+    /// Programs cannot ask the processor itself, only its operating system.
+    pub(super) fn detect() -> Option<Self> {
+        #[cfg(feature = "std")]
+        let has = std::arch::is_aarch64_feature_detected!("dotprod");
+        #[cfg(not(feature = "std"))]
+        let has = cfg!(target_feature = "dotprod");
+        has.then(Neon::detect).flatten().map(Self)
+    }
+}
+
 /// An intrinsic without memory operands.
 macro_rules! intrinsic {
     ($call:expr) => {

@@ -293,9 +293,7 @@ impl Part<'_> {
                     let values = s.pair(s.load8(array(values, pixel * next)), second);
                     all = s.dot_pairs(all, values, s.splat(0x0001_0001));
                     let weights: &[i32; Q] = array(&weights[pixel / 2], first);
-                    for (sum, weights) in sums.iter_mut().zip(weights) {
-                        *sum = s.dot_pairs(*sum, values, s.splat(*weights));
-                    }
+                    s.dot_pairs_each(&mut sums, values, weights);
                 }
                 let all = s.mul_long(all, s.splat(1 << 15));
                 for (long, sum) in longs.iter_mut().zip(sums) {

@@ -155,12 +155,10 @@ pub(crate) fn dots<S: Lanes, X: Factor, const M: usize, const N: usize>(
     for pixel in pixels {
         assert!(pixel.len() >= quads * QUAD, "pixels shorter than their weights");
     }
-    // SAFETY: all of it was just seen to be so.
-    if size_of::<X>() == 2 && unsafe { s.dots(pixels.map(bytemuck::cast_slice), panels, sums) } {
-        return;
-    }
     let mut local = *sums;
-    for quad in 0..quads {
+    // SAFETY: all of it was just seen to be so.
+    let done = unsafe { s.dots(pixels, panels, &mut local) };
+    for quad in done..quads {
         let mut rows = [X::row(s, s.splat(0)); N];
         for (row, panel) in rows.iter_mut().zip(panels) {
             // SAFETY: every panel has so many rows.
@@ -207,9 +205,11 @@ pub(crate) fn dot_rows<S: Lanes, const M: usize, const N: usize>(
     for tile in tiles {
         assert!(tile.len() >= 2 * rows.len(), "tiles shorter than their weights");
     }
-    let tiles = tiles.map(|tile| tile.as_ptr());
     let mut local = *sums;
-    for (pair, rows) in rows.iter().enumerate() {
+    // SAFETY: it was just seen to be so.
+    let done = unsafe { s.dot_rows(tiles, rows, &mut local) };
+    let tiles = tiles.map(|tile| tile.as_ptr());
+    for (pair, rows) in rows.iter().enumerate().skip(done) {
         let mut weights = [s.splat(0); N];
         for (weights, row) in weights.iter_mut().zip(rows) {
             *weights = s.load(row);

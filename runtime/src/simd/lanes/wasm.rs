@@ -246,15 +246,17 @@ impl Lanes for Wasm {
     }
 
     #[inline(always)]
-    unsafe fn dots<const M: usize, const N: usize>(
+    unsafe fn dots<X: bytemuck::Pod, const M: usize, const N: usize>(
         self,
-        pixels: [&[i16]; M],
+        pixels: [&[X]; M],
         panels: [&[Row]; N],
         sums: &mut [[V; N]; M],
-    ) -> bool {
-        if !M.is_multiple_of(2) {
-            return false;
+    ) -> usize {
+        if size_of::<X>() != 2 || !M.is_multiple_of(2) {
+            return 0;
         }
+        let pixels = pixels.map(bytemuck::cast_slice);
+        let rows = panels[0].len();
         for (n, panel) in panels.into_iter().enumerate() {
             for (pixels, sums) in pixels.as_chunks::<2>().0.iter().zip(sums.as_chunks_mut::<2>().0) {
                 // SAFETY: the caller's promise.
@@ -265,7 +267,7 @@ impl Lanes for Wasm {
                 }
             }
         }
-        true
+        rows
     }
 
     #[inline(always)]
