@@ -4,12 +4,13 @@ use core::fmt;
 use core::ops::Range;
 
 use traflow_graph::model::{ALIGN, Dtype, MAX_SCHEDULES, Model, Moment, Node, Weights};
-use traflow_graph::noise::{Mix, Noise};
+use traflow_graph::noise::Mix;
 use traflow_graph::op::{Op, Shape};
 
 use crate::cpu::Cpu;
 use crate::kernels::{
-    Add, Attention, Blur, Border, Concat, Conv2d, Downsample, GroupNorm, Multiply, ScaleShift, Silu, Upsample,
+    Add, Attention, Blur, Border, Concat, Conv2d, Downsample, GroupNorm, Multiply, ScaleShift, Silu, Start,
+    Upsample,
 };
 use crate::simd::Isa;
 
@@ -144,7 +145,7 @@ impl<'m, 'a> Engine<'m, 'a> {
         if noise.len() != expected {
             return Err(EngineError::Noise { expected, found: noise.len() });
         }
-        self.start(steps, &mut |image| image.copy_from_slice(noise), &mut |_| ())
+        self.start(steps, &|_, image| image.copy_from_slice(noise), &mut |_| ())
     }
 
     /// Makes the picture of a point between seeds, like [`generate`](Self::generate).
@@ -152,7 +153,7 @@ impl<'m, 'a> Engine<'m, 'a> {
     /// # Errors
     /// Where the model has no schedule of so many steps, those that it has.
     pub fn mix(&mut self, mix: &Mix, steps: usize) -> Result<&[f32], EngineError> {
-        self.start(steps, &mut |image| mix.fill(image), &mut |_| ())
+        self.start(steps, &|cpu, image| Start { noise: mix, y: image }.run(cpu), &mut |_| ())
     }
 
     /// Like [`generate`](Self::generate), and says after each node that it has been computed: for measuring.
@@ -165,13 +166,14 @@ impl<'m, 'a> Engine<'m, 'a> {
         steps: usize,
         after: &mut (dyn FnMut(Node<'m>) + Send),
     ) -> Result<&[f32], EngineError> {
-        self.start(steps, &mut |image| Noise::new(seed).fill(image), after)
+        let noise = &Mix::of(seed);
+        self.start(steps, &|cpu, image| Start { noise, y: image }.run(cpu), after)
     }
 
     fn start(
         &mut self,
         steps: usize,
-        fill: &mut dyn FnMut(&mut [f32]),
+        fill: &(dyn Fn(&Cpu, &mut [f32]) + Sync),
         after: &mut (dyn FnMut(Node<'m>) + Send),
     ) -> Result<&[f32], EngineError> {
         let Self { memory, cpu } = self;
@@ -184,7 +186,7 @@ impl<'m, 'a> Engine<'m, 'a> {
         // Outside the engine the elements of a picture lie by channel. So they do in the velocity's place, which is free
         // before and after the steps.
         if let Ok([image, outside]) = memory.values.get_disjoint_mut([image.clone(), velocity.clone()]) {
-            fill(outside);
+            fill(cpu, outside);
             let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
             for (pixel, image) in image.chunks_exact_mut(channels).enumerate() {
                 image.iter_mut().zip(outside[pixel..].iter().step_by(pixels)).for_each(|(x, y)| *x = *y);

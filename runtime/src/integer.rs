@@ -3,20 +3,17 @@
 use core::ops::Range;
 
 use traflow_graph::model::{ALIGN, Dtype, Model, Name, Node};
-use traflow_graph::noise::{Mix, Noise};
+use traflow_graph::noise::Mix;
 use traflow_graph::op::{Op, Shape};
 use traflow_graph::quant::{IMAGE_BITS, Integers, QUERIES};
 
 use crate::cpu::Cpu;
 use crate::engine::{EngineError, Steps, split};
 use crate::kernels::int8::{
-    Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Step, TILES_OFFERED, Upsample, Values,
-    ValuesMut, ample_bytes,
+    Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Start, Step, TILES_OFFERED, Upsample,
+    Values, ValuesMut, ample_bytes,
 };
 use crate::simd::Isa;
-
-/// Fraction bits of the noise's numbers.
-const NOISE_BITS: u32 = 21;
 
 /// The seed of the self-test.
 const TEST_SEED: u64 = 0;
@@ -120,7 +117,7 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
     /// # Errors
     /// Where the model has no schedule of so many steps, those that it has.
     pub fn mix(&mut self, mix: &Mix, steps: usize) -> Result<Picture<'_>, EngineError> {
-        self.start(&|block| mix.four(block), steps, &mut |_, _, _| {})?;
+        self.start(mix, steps, &mut |_, _, _| {})?;
         Ok(self.picture())
     }
 
@@ -181,15 +178,10 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
     /// # Errors
     /// Where the model has no schedule of so many steps, those that it has.
     pub fn observe(&mut self, seed: u64, steps: usize, visit: Visit<'_>) -> Result<(), EngineError> {
-        self.start(&|block| Noise::new(seed).four(block), steps, visit)
+        self.start(&Mix::of(seed), steps, visit)
     }
 
-    fn start(
-        &mut self,
-        noise: &dyn Fn(u64) -> [i32; 4],
-        steps: usize,
-        visit: Visit<'_>,
-    ) -> Result<(), EngineError> {
+    fn start(&mut self, noise: &Mix, steps: usize, visit: Visit<'_>) -> Result<(), EngineError> {
         let Self { memory, cpu } = self;
         let model = memory.model;
         let offered = || EngineError::Steps { steps, offered: Steps::of(&model) };
@@ -197,7 +189,7 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
         let image = model.image();
         if let ValuesMut::Wide(x) = typed_mut(memory.values.get_mut(range(&image)).unwrap_or_default(), true)
         {
-            start(noise, image.shape(), x);
+            Start { noise, pixels: image.shape().pixels(), x }.run(cpu);
         }
         for (number, (moment, _)) in schedule.enumerate() {
             for (index, node) in model.nodes().enumerate() {
@@ -308,22 +300,6 @@ impl<'m> Memory<'m, '_> {
     }
 }
 
-/// Noise, four numbers a block, whose elements are counted by channel first, in the order and the units of a picture.
-fn start(noise: &dyn Fn(u64) -> [i32; 4], shape: Shape, x: &mut [i16]) {
-    const SHIFT: u32 = NOISE_BITS - IMAGE_BITS;
-    let (mut index, mut four) = (0, [0; 4]);
-    for channel in 0..usize::from(shape.channels) {
-        for x in x.iter_mut().skip(channel).step_by(usize::from(shape.channels).max(1)) {
-            if index % 4 == 0 {
-                four = noise(index / 4);
-            }
-            let number = (four[(index % 4) as usize] + (1 << (SHIFT - 1))) >> SHIFT;
-            *x = number.clamp(i16::MIN.into(), i16::MAX.into()) as i16;
-            index += 1;
-        }
-    }
-}
-
 /// FNV-1a of the bytes of a value, in the order of the arena, and never 0.
 pub fn digest(value: Values<'_>) -> u32 {
     let bytes: &[u8] = match value {
@@ -411,18 +387,6 @@ mod tests {
                 let exact = (f64::from(x) / 4096.0 + 1.0) / 2.0 * f64::from(most);
                 assert!((sum / 16.0 - exact).abs() <= 1.01 / 32.0, "{x}: {} is not {exact}", sum / 16.0);
             }
-        }
-    }
-
-    #[test]
-    fn noise_is_that_of_the_seed() {
-        let shape = Shape::new(3, 5, 4);
-        let mut x = [0i16; 60];
-        start(&|block| Noise::new(9).four(block), shape, &mut x);
-        for index in 0..60 {
-            let exact = f64::from(Noise::new(9).at(index as u64)) / 512.0;
-            let found = f64::from(x[index % 20 * 3 + index / 20]);
-            assert!((found - exact).abs() <= 0.5);
         }
     }
 }

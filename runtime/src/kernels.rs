@@ -21,6 +21,7 @@ mod peak;
 mod resample;
 mod scale_shift;
 mod silu;
+mod start;
 mod winograd;
 
 pub use add::Add;
@@ -35,6 +36,7 @@ pub use peak::Peak;
 pub use resample::{Downsample, Upsample};
 pub use scale_shift::ScaleShift;
 pub use silu::Silu;
+pub use start::Start;
 
 #[cfg(test)]
 mod tests {

@@ -23,7 +23,7 @@ mod winograd4;
 
 pub use attention::Attention;
 pub use conv2d::Conv2d;
-pub use elementwise::{Add, Concat, Downsample, Silu, Step, Upsample};
+pub use elementwise::{Add, Concat, Downsample, Silu, Start, Step, Upsample};
 pub use group_norm::GroupNorm;
 pub(crate) use winograd4::{OFFERED as TILES_OFFERED, ample_bytes};
 

@@ -39,7 +39,7 @@ impl Simd for Avx2 {
     // Twelve sums, two vectors of weights and a factor.
     const TILE: [usize; 2] = [6, 1];
 
-    compiled!(fn run(Avx2, Kernel, [f32]), "avx2,fma,f16c");
+    compiled!(fn run(Avx2, Kernel, [f32]), "avx2,fma,f16c,bmi1,bmi2,lzcnt");
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m256 {

@@ -39,7 +39,7 @@ impl Simd for Avx512 {
     // 24 sums, three vectors of weights, and factors that are broadcast from memory.
     const TILE: [usize; 2] = [8, 3];
 
-    compiled!(fn run(Avx512, Kernel, [f32]), "avx512f,avx512bw,avx512vl,avx2,fma,f16c");
+    compiled!(fn run(Avx512, Kernel, [f32]), "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt");
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {

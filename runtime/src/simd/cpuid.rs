@@ -11,6 +11,8 @@ pub(super) struct Features {
     extended: u32,
     /// Leaf 7, ECX.
     vectors: u32,
+    /// Leaf 0x8000_0001, ECX.
+    more: u32,
     /// Leaf 7, second part, EAX.
     vnni: u32,
     /// Register states that the operating system saves (XCR0).
@@ -21,12 +23,17 @@ const FMA: u32 = 1 << 12;
 const OSXSAVE: u32 = 1 << 27;
 const AVX: u32 = 1 << 28;
 const F16C: u32 = 1 << 29;
+const BMI1: u32 = 1 << 3;
 const AVX2: u32 = 1 << 5;
+const BMI2: u32 = 1 << 8;
 const AVX512F: u32 = 1 << 16;
+const AVX512DQ: u32 = 1 << 17;
+const AVX512CD: u32 = 1 << 28;
 const AVX512BW: u32 = 1 << 30;
 const AVX512VL: u32 = 1 << 31;
 const AVX512_VNNI: u32 = 1 << 11;
 const AVX_VNNI: u32 = 1 << 4;
+const LZCNT: u32 = 1 << 5;
 
 /// SSE and AVX registers.
 const YMM: u64 = 0b110;
@@ -45,18 +52,21 @@ impl Features {
         let leaf7 = (highest >= 7).then(|| __cpuid_count(7, 0));
         let (extended, vectors) = leaf7.map_or((0, 0), |leaf| (leaf.ebx, leaf.ecx));
         let vnni = leaf7.filter(|leaf| leaf.eax >= 1).map_or(0, |_| __cpuid_count(7, 1).eax);
+        let more = if __cpuid(0x8000_0000).eax > 0x8000_0000 { __cpuid(0x8000_0001).ecx } else { 0 };
         // SAFETY: OSXSAVE says that the instruction exists and may be used.
         let saved = if basic & OSXSAVE != 0 { unsafe { saved() } } else { 0 };
-        Self { basic, extended, vectors, vnni, saved }
+        Self { basic, extended, vectors, more, vnni, saved }
     }
 
+    /// With what every processor so far has that has it: instructions for bits, among them.
     pub(super) fn avx2(self) -> bool {
-        let basic = FMA | AVX | F16C;
-        self.basic & basic == basic && self.extended & AVX2 != 0 && self.saved & YMM == YMM
+        let (basic, extended) = (FMA | AVX | F16C, AVX2 | BMI1 | BMI2);
+        let instructions = self.basic & basic == basic && self.extended & extended == extended;
+        instructions && self.more & LZCNT != 0 && self.saved & YMM == YMM
     }
 
     pub(super) fn avx512(self) -> bool {
-        let extended = AVX512F | AVX512BW | AVX512VL;
+        let extended = AVX512F | AVX512DQ | AVX512CD | AVX512BW | AVX512VL;
         self.avx2() && self.extended & extended == extended && self.saved & ZMM == ZMM
     }
 

@@ -1,4 +1,5 @@
-use traflow_graph::quant::{AFFINE_BITS, TABLE};
+use traflow_graph::noise::{BLOCKS, Mix};
+use traflow_graph::quant::{AFFINE_BITS, IMAGE_BITS, TABLE};
 
 use super::group_norm::Affine;
 use super::{Values, ValuesMut, copy, load};
@@ -101,6 +102,49 @@ impl<'a> Add<'a> {
             let b = i64::from(self.b.get(index % period));
             (i64::from(a) * a_factor + b * b_factor + self.bias) >> self.shift
         });
+    }
+}
+
+/// x = noise, in the order and the units of a picture.
+#[derive(Debug)]
+pub struct Start<'a> {
+    /// Its elements are counted by channel first.
+    pub noise: &'a Mix,
+    /// Number of pixels.
+    pub pixels: usize,
+    /// The picture.
+    pub x: &'a mut [i16],
+}
+
+impl Start<'_> {
+    /// Computes it.
+    pub fn run(self, cpu: &Cpu) {
+        match cpu.isa().vectors() {
+            None => self.blocks::<1>(),
+            Some(vectors) => cpu.run_integers(vectors, core::iter::once(self), &mut []),
+        }
+    }
+
+    /// N blocks of the noise at once.
+    #[inline(always)]
+    fn blocks<const N: usize>(self) {
+        /// Fraction bits of the noise's numbers that a picture has not.
+        const SHIFT: u32 = 21 - IMAGE_BITS;
+        let channels = self.x.len() / self.pixels.max(1);
+        let (mut channel, mut pixel) = (0, 0);
+        for first in (0..self.x.len().div_ceil(4)).step_by(N) {
+            let left = self.x.len() - 4 * first;
+            for number in self.noise.blocks::<N>(first as u64).as_flattened().iter().take(left) {
+                let number = (number + (1 << (SHIFT - 1))) >> SHIFT;
+                if let Some(x) = self.x.get_mut(pixel * channels + channel) {
+                    *x = number.clamp(i16::MIN.into(), i16::MAX.into()) as i16;
+                }
+                pixel += 1;
+                if pixel == self.pixels {
+                    (channel, pixel) = (channel + 1, 0);
+                }
+            }
+        }
     }
 }
 
@@ -370,6 +414,13 @@ impl IntegerKernel for Concat<'_> {
     }
 }
 
+impl IntegerKernel for Start<'_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self, _: S, _: &mut [u8]) {
+        self.blocks::<BLOCKS>();
+    }
+}
+
 impl IntegerKernel for Downsample<'_> {
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S, _: &mut [u8]) {
@@ -396,7 +447,7 @@ mod tests {
     use crate::Isa;
     use crate::kernels::int8::tests::{narrow, same, wide, wide_ends};
     use std::vec;
-    use traflow_graph::quant::TABLE;
+    use traflow_graph::noise::Noise;
 
     #[test]
     fn silu_is_straight_between_the_ends_of_its_pieces() {
@@ -418,6 +469,19 @@ mod tests {
         Silu { x: None, factor, bias: 0, table: &[64 * 128; TABLE], y: ValuesMut::Narrow(&mut y) }
             .run(&Cpu::new(Isa::SCALAR));
         assert_eq!(y, [64; 3]);
+    }
+
+    #[test]
+    fn a_start_is_the_noise_of_the_seed() {
+        for isa in Isa::all() {
+            let mut x = [0; 45];
+            Start { noise: &Mix::of(9), pixels: 15, x: &mut x }.run(&Cpu::new(isa));
+            for index in 0..45 {
+                let exact = f64::from(Noise::new(9).at(index as u64)) / 512.0;
+                let found = f64::from(x[index % 15 * 3 + index / 15]);
+                assert!((found - exact).abs() <= 0.5, "{isa}: {index} is {found}, not {exact}");
+            }
+        }
     }
 
     #[test]

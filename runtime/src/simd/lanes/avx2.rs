@@ -252,7 +252,7 @@ impl Lanes for Avx2 {
     const BYTES: Option<u8> = None;
     const DOTS: [u32; 2] = [4, 2];
 
-    compiled!(fn run_integers(Avx2, IntegerKernel, [u8]), "avx2,fma,f16c");
+    compiled!(fn run_integers(Avx2, IntegerKernel, [u8]), "avx2,fma,f16c,bmi1,bmi2,lzcnt");
 
     #[inline(always)]
     fn dot_pairs(self, sum: V, a: V, x: V) -> V {
@@ -268,7 +268,7 @@ impl Lanes for AvxVnni {
     const BYTES: Option<u8> = Some(128);
     const DOTS: [u32; 2] = [1, 1];
 
-    compiled!(fn run_integers(AvxVnni, IntegerKernel, [u8]), "avx2,fma,f16c,avxvnni");
+    compiled!(fn run_integers(AvxVnni, IntegerKernel, [u8]), "avx2,fma,f16c,bmi1,bmi2,lzcnt,avxvnni");
 
     #[inline(always)]
     fn dot_pairs(self, sum: V, a: V, x: V) -> V {

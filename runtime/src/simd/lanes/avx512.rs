@@ -267,7 +267,7 @@ impl Lanes for Avx512 {
     const BYTES: Option<u8> = None;
     const DOTS: [u32; 2] = [4, 2];
 
-    compiled!(fn run_integers(Avx512, IntegerKernel, [u8]), "avx512f,avx512bw,avx512vl,avx2,fma,f16c");
+    compiled!(fn run_integers(Avx512, IntegerKernel, [u8]), "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt");
 
     #[inline(always)]
     fn dot_pairs(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {
@@ -281,7 +281,7 @@ impl Lanes for Vnni {
     const BYTES: Option<u8> = Some(128);
     const DOTS: [u32; 2] = [1, 1];
 
-    compiled!(fn run_integers(Vnni, IntegerKernel, [u8]), "avx512f,avx512bw,avx512vl,avx2,fma,f16c,avx512vnni");
+    compiled!(fn run_integers(Vnni, IntegerKernel, [u8]), "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt,avx512vnni");
 
     #[inline(always)]
     fn dot_pairs(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {
