@@ -53,7 +53,7 @@ pub(crate) use dot::Plain as Device;
 #[cfg(dsp)]
 pub(crate) use dsp::Dsp as Device;
 pub(crate) use grid::Grid;
-pub(crate) use lanes::{Factor, begin, dot_rows, dots, dots_part};
+pub(crate) use lanes::{Factor, begin, dot_rows, dots, dots_part, each};
 pub use lanes::{IntegerKernel, LANES, Lanes, Row, Vectors};
 #[cfg(feature = "threads")]
 pub(crate) use team::Team;

@@ -47,8 +47,7 @@ macro_rules! each {
         [$({ let $i = $index; $expression }),+]
     };
 }
-#[allow(unused_imports, reason = "a processor without vectors has no use for it")]
-use each;
+pub(crate) use each;
 
 /// Vectors of integers of an instruction set. Sums and products wrap around; what must not is held by the check of a
 /// model.
@@ -185,11 +184,11 @@ pub trait Lanes: Copy + Send + Sync {
     /// # Safety
     /// Every tile has two numbers for each row.
     #[inline(always)]
-    unsafe fn dot_rows<const M: usize, const N: usize>(
+    unsafe fn dot_rows<const M: usize>(
         self,
         _tiles: [&[i16]; M],
-        _rows: &[[[i32; LANES]; N]],
-        _sums: &mut [[Self::V; N]; M],
+        _rows: &[[i32; LANES]],
+        _sums: &mut [Self::V; M],
     ) -> usize {
         0
     }

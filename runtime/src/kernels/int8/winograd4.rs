@@ -30,7 +30,7 @@ use traflow_graph::quant::{PANEL, QUAD};
 
 use super::conv2d::{Part, Scale};
 use super::{Values, array, lanes};
-use crate::simd::{IntegerKernel, LANES, Lanes, dot_rows};
+use crate::simd::{IntegerKernel, LANES, Lanes, dot_rows, each};
 use crate::tiles::group;
 
 /// Whether it is chosen at all: a page's module, which is loaded before it computes, has no room for it.
@@ -57,7 +57,7 @@ const PAD: usize = 1;
 /// The most tiles that are computed by weights that were transformed once.
 const TILES: usize = 64;
 
-/// A row of transformed weights: a pair for each output channel of a panel. Or a vector of sums.
+/// A row of transformed weights: a pair for each output channel of a panel. Or a vector of sums, or of transformed inputs.
 type Row = [i32; LANES];
 
 /// Tiles that a picture has.
@@ -65,32 +65,26 @@ fn tiles(rows: usize, width: usize) -> usize {
     rows.div_ceil(SIDE) * width.div_ceil(SIDE)
 }
 
-/// Tiles and panels of a block of sums.
-const fn block<S: Lanes>() -> [usize; 2] {
-    [S::TILE[0], if S::TILE[1] > 1 { 2 } else { 1 }]
-}
-
-/// Bytes for so many tiles: with as many of them as there are it is fastest.
-fn bytes(channels: usize, [count, panels]: [usize; 2], tiles: usize) -> usize {
-    let rows = POINTS * (weights_of_point(channels, panels) + count * panels);
-    let inputs = POINTS * inputs_of_point(channels, tiles);
-    channels.next_multiple_of(WIDE) + rows * size_of::<Row>() + inputs * size_of::<i16>() + 2 * ALIGN
+/// Bytes for so many tiles, of which `count` are multiplied at once: with as many of them as there are it is fastest.
+fn bytes(channels: usize, count: usize, tiles: usize) -> usize {
+    let rows = POINTS * (weights_of_point(channels) + count + inputs_of_point(channels, tiles));
+    channels.next_multiple_of(WIDE) + rows * size_of::<Row>() + 2 * ALIGN
 }
 
 /// Rows of transformed weights of a point.
-const fn weights_of_point(channels: usize, panels: usize) -> usize {
-    (channels.div_ceil(QUAD) * 2 + PAD) * panels
+const fn weights_of_point(channels: usize) -> usize {
+    channels.div_ceil(QUAD) * 2 + PAD
 }
 
-/// Transformed inputs of a point.
+/// Rows of transformed inputs of a point.
 const fn inputs_of_point(channels: usize, tiles: usize) -> usize {
-    tiles * channels.next_multiple_of(WIDE) + PAD * WIDE
+    tiles * channels.div_ceil(WIDE) + PAD
 }
 
 /// Bytes of scratch memory with which a convolution of this input is fastest on any vectors.
 pub(crate) fn ample_bytes(shape: Shape) -> usize {
     let [height, width] = [shape.height, shape.width].map(usize::from);
-    bytes(shape.channels.into(), [8, 2], tiles(height, width).min(TILES))
+    bytes(shape.channels.into(), 8, tiles(height, width).min(TILES))
 }
 
 /// Whether the memory suffices, and it takes less time than direct sums: that of an instruction is one for each register. What
@@ -99,24 +93,23 @@ pub(super) fn pays<S: Lanes>(part: &Part<'_>, memory: usize) -> bool {
     let (channels, panels) = (usize::from(part.shape.channels), part.bias.len() / PANEL);
     let width = usize::from(part.shape.width);
     let rows = part.y.len() / (width * part.bias.len()).max(1);
-    let [count, _] = block::<S>();
-    let tiles = tiles(rows, width).next_multiple_of(count);
+    let tiles = tiles(rows, width).next_multiple_of(S::TILE[0]);
     let whole = part.bias.len().is_multiple_of(PANEL) && channels >= WIDE;
     let narrow = matches!(part.x, Values::Narrow(_));
-    if !OFFERED || !narrow || part.kernel != 3 || !whole || memory < bytes(channels, block::<S>(), count) {
+    if !OFFERED || !narrow || part.kernel != 3 || !whole || memory < bytes(channels, S::TILE[0], S::TILE[0]) {
         return false;
     }
     let pairs = channels.div_ceil(QUAD) * 2;
     let [quad, pair] = S::DOTS.map(|count| count as usize);
     let products = POINTS * tiles * pairs * panels * pair;
-    let inputs = 540 * tiles * channels.div_ceil(WIDE);
-    let weights = 280 * pairs * panels * tiles.div_ceil(TILES);
-    let outputs = 450 * tiles * panels * part.ranges().count();
+    let inputs = 300 * tiles * channels.div_ceil(WIDE);
+    let weights = 150 * pairs * panels * tiles.div_ceil(TILES);
+    let outputs = 200 * tiles * panels * part.ranges().count();
     let direct = rows * width * 9 * pairs / 2 * panels * quad;
     products + inputs + weights + outputs < direct
 }
 
-/// Memory for some tiles and the weights of some panels.
+/// Memory for some tiles and the weights of a panel.
 struct Memory<'a> {
     /// A pixel outside the picture.
     outside: &'a mut [i8],
@@ -125,24 +118,23 @@ struct Memory<'a> {
     /// Sums of a block, of a point after the other.
     points: &'a mut [Row],
     /// Transformed inputs: of a point all tiles, of each the channels, filled up to whole vectors.
-    inputs: &'a mut [i16],
+    inputs: &'a mut [Row],
 }
 
 impl<'a> Memory<'a> {
     fn new<S: Lanes>(scratch: &'a mut [u8], channels: usize) -> Self {
         let skip = scratch.as_ptr().align_offset(ALIGN).min(scratch.len());
-        let [count, panels] = block::<S>();
         let rows = |bytes: &'a mut [u8]| bytemuck::cast_slice_mut(bytes);
-        let of_weights = POINTS * weights_of_point(channels, panels) * size_of::<Row>();
+        let of_weights = POINTS * weights_of_point(channels) * size_of::<Row>();
         let (weights, rest) = scratch[skip..].split_at_mut(of_weights);
-        let (points, rest) = rest.split_at_mut(POINTS * count * panels * size_of::<Row>());
-        let (outside, rest) = rest.split_at_mut(channels.next_multiple_of(WIDE));
-        let inputs = rest.len() & !1;
+        let (points, rest) = rest.split_at_mut(POINTS * S::TILE[0] * size_of::<Row>());
+        let inputs = rest.len() - channels.next_multiple_of(WIDE);
+        let (inputs, outside) = rest.split_at_mut(inputs / size_of::<Row>() * size_of::<Row>());
         Self {
             outside: bytemuck::cast_slice_mut(outside),
             weights: rows(weights),
             points: rows(points),
-            inputs: bytemuck::cast_slice_mut(&mut rest[..inputs]),
+            inputs: rows(inputs),
         }
     }
 }
@@ -156,32 +148,24 @@ impl IntegerKernel for Tiled<'_> {
         let Self(mut part) = self;
         let Values::Narrow(x) = part.x else { return };
         let (channels, width) = (usize::from(part.shape.channels), usize::from(part.shape.width));
-        let of_tile = channels.next_multiple_of(WIDE);
         let memory = &mut Memory::new::<S>(scratch, channels);
         let (first, second) = memory.outside.split_at_mut(part.split);
         first.fill(part.zeros[0] as i8);
         second.fill(part.zeros[1] as i8);
         let rows = part.y.len() / (width * part.bias.len()).max(1);
         let all = tiles(rows, width);
-        let most = ((memory.inputs.len() / POINTS).saturating_sub(PAD * WIDE) / of_tile).clamp(1, TILES);
-        let of_group = group(all, most);
-        let panels = part.bias.len() / PANEL;
+        let most = (memory.inputs.len() / POINTS).saturating_sub(PAD) / channels.div_ceil(WIDE);
+        let of_group = group(all, most.clamp(1, TILES));
         let mut start = 0;
         while start < all {
             let tiles = start..all.min(start + of_group);
             for (place, tile) in tiles.clone().enumerate() {
                 part.inputs(s, x, tile, memory, [place, tiles.len()]);
             }
-            let mut panel = 0;
-            while panel < panels {
-                let count = group(panels - panel, block::<S>()[1]);
-                match (S::TILE[0], count) {
-                    (8, 2) => part.blocks::<S, 8, 2>(s, panel, &tiles, memory),
-                    (8, _) => part.blocks::<S, 8, 1>(s, panel, &tiles, memory),
-                    (6, _) => part.blocks::<S, 6, 1>(s, panel, &tiles, memory),
-                    _ => part.blocks::<S, 4, 1>(s, panel, &tiles, memory),
-                }
-                panel += count;
+            match S::TILE[0] {
+                8 => part.products::<S, 8>(s, &tiles, memory),
+                6 => part.products::<S, 6>(s, &tiles, memory),
+                _ => part.products::<S, 4>(s, &tiles, memory),
             }
             start = tiles.end;
         }
@@ -209,6 +193,7 @@ impl Part<'_> {
 
     /// Transforms what a tile reads.
     #[inline(always)]
+    #[allow(clippy::needless_range_loop, reason = "the row is the second index")]
     fn inputs<S: Lanes>(
         &self,
         s: S,
@@ -219,7 +204,6 @@ impl Part<'_> {
     ) {
         let channels = usize::from(self.shape.channels);
         let [height, width] = [self.shape.height, self.shape.width].map(usize::from);
-        let of_tile = channels.next_multiple_of(WIDE);
         let [row, column] = self.corner(tile);
         // What follows the channels of a pixel is multiplied by nothing.
         let mut pixels: [&[i8]; POINTS] = [memory.outside; POINTS];
@@ -231,118 +215,97 @@ impl Part<'_> {
                 *pixel = &x[(row * width + column) * channels..];
             }
         }
-        let of_point = inputs_of_point(channels, tiles);
-        for channel in (0..channels).step_by(WIDE) {
-            let mut d = [[s.splat(0); READ]; READ];
-            for column in 0..READ {
-                let mut of_column = [s.splat(0); READ];
-                for (row, d) in of_column.iter_mut().enumerate() {
-                    *d = s.widen(&lanes(&pixels[row * READ + column][channel..]));
-                }
-                let of_column = transform_inputs(s, of_column);
-                for (row, v) in of_column.into_iter().enumerate() {
-                    d[row][column] = v;
-                }
-            }
-            for (row, d) in d.into_iter().enumerate() {
-                let d = transform_inputs(s, d);
-                for (column, v) in d.into_iter().enumerate() {
-                    let index = (row * READ + column) * of_point + place * of_tile + channel;
-                    let to = &mut memory.inputs[index..index + WIDE];
-                    s.store(v, array_mut(bytemuck::cast_slice_mut(to)));
+        let vectors = channels.div_ceil(WIDE);
+        for vector in 0..vectors {
+            let columns = each!(column in [0, 1, 2, 3, 4, 5] => {
+                let d = each!(row in [0, 1, 2, 3, 4, 5] =>
+                    s.widen(&lanes(&pixels[row * READ + column][vector * WIDE..])));
+                transform_inputs(s, d)
+            });
+            let place = place * vectors + vector;
+            let mut points = memory.inputs.chunks_exact_mut(inputs_of_point(channels, tiles));
+            for row in 0..READ {
+                let d = each!(column in [0, 1, 2, 3, 4, 5] => columns[column][row]);
+                for (v, point) in transform_inputs(s, d).iter().zip(&mut points) {
+                    s.store(*v, &mut point[place]);
                 }
             }
         }
     }
 
-    /// Transforms the weights of N panels.
+    /// Transforms the weights of a panel.
     #[inline(always)]
-    fn weights<S: Lanes, const N: usize>(&self, s: S, panel: usize, weights: &mut [Row]) {
+    #[allow(clippy::needless_range_loop, reason = "the row is the second index")]
+    fn weights<S: Lanes>(&self, s: S, panel: usize, weights: &mut [Row]) {
         let quads = usize::from(self.shape.channels).div_ceil(QUAD);
         let rows: &[[[i8; QUAD]; LANES]] = self.panels.as_chunks::<QUAD>().0.as_chunks().0;
-        let of_point = weights_of_point(QUAD * quads, N);
-        for n in 0..N {
-            let rows = &rows[(panel + n) * 9 * quads..][..9 * quads];
-            for quad in 0..quads {
-                let mut halves = [[s.splat(0); 9]; 2];
-                for tap in 0..9 {
-                    [halves[0][tap], halves[1][tap]] = s.pairs(s.row(&rows[tap * quads + quad]));
-                }
-                for (half, taps) in halves.iter().enumerate() {
-                    let mut g = [[s.splat(0); 3]; READ];
-                    for column in 0..3 {
-                        let of_column = [taps[column], taps[column + 3], taps[column + 6]];
-                        let of_column = transform_weights(s, of_column);
-                        for (row, u) in of_column.into_iter().enumerate() {
-                            g[row][column] = u;
-                        }
-                    }
-                    let place = (2 * quad + half) * N + n;
-                    for (row, g) in g.into_iter().enumerate() {
-                        let g = transform_weights(s, g);
-                        for (column, u) in g.into_iter().enumerate() {
-                            s.store(u, &mut weights[(row * READ + column) * of_point + place]);
-                        }
+        let rows = &rows[panel * 9 * quads..][..9 * quads];
+        for quad in 0..quads {
+            let mut halves = [[s.splat(0); 9]; 2];
+            for tap in 0..9 {
+                [halves[0][tap], halves[1][tap]] = s.pairs(s.row(&rows[tap * quads + quad]));
+            }
+            for (half, taps) in halves.iter().enumerate() {
+                let columns = each!(column in [0, 1, 2] =>
+                    transform_weights(s, [taps[column], taps[column + 3], taps[column + 6]]));
+                let mut points = weights.chunks_exact_mut(2 * quads + PAD);
+                for row in 0..READ {
+                    let g = each!(column in [0, 1, 2] => columns[column][row]);
+                    for (u, point) in transform_weights(s, g).iter().zip(&mut points) {
+                        s.store(*u, &mut point[2 * quad + half]);
                     }
                 }
             }
         }
     }
 
-    /// All tiles of a group by N panels, M tiles at once.
+    /// All tiles of a group by all panels, M tiles at once.
     #[inline(always)]
-    fn blocks<S: Lanes, const M: usize, const N: usize>(
-        &mut self,
-        s: S,
-        panel: usize,
-        tiles: &Range<usize>,
-        memory: &mut Memory<'_>,
-    ) {
+    fn products<S: Lanes, const M: usize>(&mut self, s: S, tiles: &Range<usize>, memory: &mut Memory<'_>) {
         let channels = usize::from(self.shape.channels);
         let of_tile = channels.next_multiple_of(WIDE);
-        let (inputs, of_point) = (inputs_of_point(channels, tiles.len()), weights_of_point(channels, 1));
-        self.weights::<S, N>(s, panel, memory.weights);
-        let (weights, _) = memory.weights.as_chunks::<N>();
-        let (points, _) = memory.points.as_chunks_mut::<N>();
-        let (points, _) = points.as_chunks_mut::<M>();
-        let mut scales = [self.scale(s, panel); N];
-        for (n, scale) in scales.iter_mut().enumerate().skip(1) {
-            *scale = self.scale(s, panel + n);
-        }
+        let (inputs, weights) = (inputs_of_point(channels, tiles.len()), weights_of_point(channels));
+        let (points, _) = memory.points.as_chunks_mut::<M>();
         let ranges = self.ranges().count();
-        // Of ranges but the last one.
-        let mut others = [[[[[s.splat(0); N]; SIDE]; SIDE]; 2]; M];
-        for start in (0..tiles.len()).step_by(M) {
-            let count = M.min(tiles.len() - start);
-            for (range, (part, channels)) in self.ranges().enumerate() {
-                for (point, to) in points.iter_mut().take(POINTS).enumerate() {
-                    let mut of_tiles: [&[i16]; M] = [&[]; M];
-                    for (m, of_this) in of_tiles.iter_mut().enumerate() {
-                        // Tiles after the last one repeat it, and are not stored.
-                        let tile = start + m.min(count - 1);
-                        *of_this = &memory.inputs[point * inputs + tile * of_tile..][channels.clone()];
-                    }
-                    let rows = &weights[point * of_point..][channels.start / 2..channels.end / 2];
-                    let mut of_point = [[s.splat(0); N]; M];
-                    dot_rows(s, of_tiles, rows, &mut of_point);
-                    for (to, sums) in to.iter_mut().zip(of_point) {
-                        for (to, sum) in to.iter_mut().zip(sums) {
+        // Of several ranges, those of each part.
+        let mut sums = [[[[[s.splat(0); 1]; SIDE]; SIDE]; 2]; M];
+        for panel in 0..self.bias.len() / PANEL {
+            self.weights(s, panel, memory.weights);
+            let scale = [self.scale(s, panel)];
+            for start in (0..tiles.len()).step_by(M) {
+                let count = M.min(tiles.len() - start);
+                for (range, (part, channels)) in self.ranges().enumerate() {
+                    for (point, to) in points.iter_mut().take(POINTS).enumerate() {
+                        let of_point: &[i16] =
+                            bytemuck::cast_slice(&memory.inputs[point * inputs..][..inputs]);
+                        let mut of_tiles: [&[i16]; M] = [&[]; M];
+                        for (m, of_this) in of_tiles.iter_mut().enumerate() {
+                            // Tiles after the last one repeat it, and are not stored.
+                            let tile = start + m.min(count - 1);
+                            *of_this = &of_point[tile * of_tile..][channels.clone()];
+                        }
+                        let rows = &memory.weights[point * weights..][channels.start / 2..channels.end / 2];
+                        let mut products = [s.splat(0); M];
+                        dot_rows(s, of_tiles, rows, &mut products);
+                        for (to, sum) in to.iter_mut().zip(products) {
                             s.store(sum, to);
                         }
                     }
-                }
-                for (m, others) in others.iter_mut().enumerate().take(count) {
-                    let mut sums = [[[[s.splat(0); N]; SIDE]; SIDE]; 2];
-                    if range > 0 {
-                        sums = *others;
-                    }
-                    for n in 0..N {
-                        add_outputs(s, points, m, n, &mut sums[part]);
-                    }
-                    if range + 1 < ranges {
-                        *others = sums;
-                    } else {
-                        self.tile(s, tiles.start + start + m, panel, &scales, &sums);
+                    for (m, sums) in sums.iter_mut().enumerate().take(count) {
+                        let tile = tiles.start + start + m;
+                        let outputs = outputs(s, points, m);
+                        if ranges == 1 {
+                            self.tile(s, tile, panel, &scale, [&outputs; 2]);
+                            continue;
+                        }
+                        if channels.start == 0 || channels.start == self.split {
+                            sums[part] = outputs;
+                        } else {
+                            add(s, &mut sums[part], &outputs);
+                        }
+                        if range + 1 == ranges {
+                            self.tile(s, tile, panel, &scale, [&sums[0], &sums[1]]);
+                        }
                     }
                 }
             }
@@ -351,13 +314,13 @@ impl Part<'_> {
 
     /// Rescales the sums of a tile.
     #[inline(always)]
-    fn tile<S: Lanes, const N: usize>(
+    fn tile<S: Lanes>(
         &mut self,
         s: S,
         tile: usize,
         panel: usize,
-        scales: &[Scale<S>; N],
-        [first, second]: &[[[[S::V; N]; SIDE]; SIDE]; 2],
+        scale: &[Scale<S>; 1],
+        [first, second]: [&Outputs<S>; 2],
     ) {
         let width = usize::from(self.shape.width);
         let rows = self.y.len() / (width * self.bias.len());
@@ -365,7 +328,7 @@ impl Part<'_> {
         for (down, (first, second)) in first.iter().zip(second).enumerate().take(rows - row) {
             let pixel = (row + down) * width + column;
             let pixels = pixel..pixel + SIDE.min(width - column);
-            self.store(s, pixels, panel, true, scales, [first, second]);
+            self.store(s, pixels, panel, true, scale, [first, second]);
         }
     }
 }
@@ -417,41 +380,31 @@ fn transform_outputs<S: Lanes>(s: S, [m0, m1, m2, m3, m4, m5]: [S::V; READ]) -> 
     ]
 }
 
-/// Adds the sums of a tile, which its points are transformed to.
+/// Sums of a tile's outputs.
+type Outputs<S> = [[[<S as Lanes>::V; 1]; SIDE]; SIDE];
+
+/// The sums of a tile, which its points are transformed to.
 #[inline(always)]
-fn add_outputs<S: Lanes, const M: usize, const N: usize>(
-    s: S,
-    points: &[[[Row; N]; M]],
-    m: usize,
-    n: usize,
-    sums: &mut [[[S::V; N]; SIDE]; SIDE],
-) {
+fn outputs<S: Lanes, const M: usize>(s: S, points: &[[Row; M]], m: usize) -> Outputs<S> {
     /// Powers of two that the rows of outputs are multiplied by.
     const TWOS: [u32; SIDE] = [3, 2, 1, 1];
-    let points: &[[[Row; N]; M]; POINTS] = array(points, 0);
-    let mut rows = [[s.splat(0); READ]; SIDE];
-    for column in 0..READ {
-        let mut of_column = [s.splat(0); READ];
-        for (row, point) in of_column.iter_mut().enumerate() {
-            *point = s.load(&points[row * READ + column][m][n]);
-        }
-        let of_column = transform_outputs(s, of_column);
-        for (row, v) in of_column.into_iter().enumerate() {
-            rows[row][column] = v;
-        }
-    }
+    let points: &[[Row; M]; POINTS] = array(points, 0);
+    let columns = each!(column in [0, 1, 2, 3, 4, 5] => {
+        let m = each!(row in [0, 1, 2, 3, 4, 5] => s.load(&points[row * READ + column][m]));
+        transform_outputs(s, m)
+    });
     let ninth = s.splat(NINTH);
-    for (row, (of_row, sums)) in rows.into_iter().zip(sums).enumerate() {
-        let of_row = transform_outputs(s, of_row);
-        for (column, (v, sum)) in of_row.into_iter().zip(sums).enumerate() {
-            let v = s.floor(s.mul(v, ninth), TWOS[row] + TWOS[column]);
-            sum[n] = s.add(sum[n], v);
-        }
-    }
+    each!(row in [0, 1, 2, 3] => {
+        let m = each!(column in [0, 1, 2, 3, 4, 5] => columns[column][row]);
+        let v = transform_outputs(s, m);
+        each!(column in [0, 1, 2, 3] => [s.floor(s.mul(v[column], ninth), TWOS[row] + TWOS[column])])
+    })
 }
 
-/// As many elements as an array has, to be written.
+/// Adds the sums of a range of channels to those of others.
 #[inline(always)]
-fn array_mut<T, const N: usize>(y: &mut [T]) -> &mut [T; N] {
-    y.first_chunk_mut().expect("a vector is inside the slice")
+fn add<S: Lanes>(s: S, sums: &mut Outputs<S>, outputs: &Outputs<S>) {
+    for (sum, output) in sums.as_flattened_mut().iter_mut().zip(outputs.as_flattened()) {
+        sum[0] = s.add(sum[0], output[0]);
+    }
 }

@@ -398,30 +398,23 @@ macro_rules! common {
         }
 
         #[inline(always)]
-        unsafe fn dot_rows<const M: usize, const N: usize>(
+        unsafe fn dot_rows<const M: usize>(
             self,
             tiles: [&[i16]; M],
-            rows: &[[[i32; LANES]; N]],
-            sums: &mut [[V; N]; M],
+            rows: &[[i32; LANES]],
+            sums: &mut [V; M],
         ) -> usize {
-            if N != 1 || M != PIXELS {
-                return 0;
-            }
-            let mut local = each!(m in 4 => sums[m][0]);
             let (fours, _) = rows.as_chunks::<4>();
             for (index, rows) in fours.iter().enumerate() {
-                let mut x = [intrinsic!(vdupq_n_s16(0)); PIXELS];
+                let mut x = [intrinsic!(vdupq_n_s16(0)); M];
                 for (x, tile) in x.iter_mut().zip(tiles) {
                     // SAFETY: the token, and the caller's promise: eight numbers of each tile begin here.
                     *x = unsafe { vld1q_s16(tile.as_ptr().add(8 * index)) };
                 }
-                multiply_pairs!(local, self.load(&rows[0][0]), x, 0, 1);
-                multiply_pairs!(local, self.load(&rows[1][0]), x, 2, 3);
-                multiply_pairs!(local, self.load(&rows[2][0]), x, 4, 5);
-                multiply_pairs!(local, self.load(&rows[3][0]), x, 6, 7);
-            }
-            for (local, sums) in local.iter().zip(sums) {
-                sums[0] = *local;
+                multiply_pairs!(sums, self.load(&rows[0]), x, 0, 1);
+                multiply_pairs!(sums, self.load(&rows[1]), x, 2, 3);
+                multiply_pairs!(sums, self.load(&rows[2]), x, 4, 5);
+                multiply_pairs!(sums, self.load(&rows[3]), x, 6, 7);
             }
             4 * fours.len()
         }

@@ -194,13 +194,13 @@ pub(crate) fn dots_part<S: Lanes, X: Factor, const M: usize, const N: usize>(
     *sums = local;
 }
 
-/// Adds the products of M tiles, each pairs of numbers, with N rows of pairs of weights for each of their pairs.
+/// Adds the products of M tiles, each pairs of numbers, with a row of pairs of weights for each of their pairs.
 #[inline(always)]
-pub(crate) fn dot_rows<S: Lanes, const M: usize, const N: usize>(
+pub(crate) fn dot_rows<S: Lanes, const M: usize>(
     s: S,
     tiles: [&[i16]; M],
-    rows: &[[[i32; LANES]; N]],
-    sums: &mut [[S::V; N]; M],
+    rows: &[[i32; LANES]],
+    sums: &mut [S::V; M],
 ) {
     for tile in tiles {
         assert!(tile.len() >= 2 * rows.len(), "tiles shorter than their weights");
@@ -209,17 +209,12 @@ pub(crate) fn dot_rows<S: Lanes, const M: usize, const N: usize>(
     // SAFETY: it was just seen to be so.
     let done = unsafe { s.dot_rows(tiles, rows, &mut local) };
     let tiles = tiles.map(|tile| tile.as_ptr());
-    for (pair, rows) in rows.iter().enumerate().skip(done) {
-        let mut weights = [s.splat(0); N];
-        for (weights, row) in weights.iter_mut().zip(rows) {
-            *weights = s.load(row);
-        }
-        for (tile, sums) in tiles.iter().zip(&mut local) {
+    for (pair, row) in rows.iter().enumerate().skip(done) {
+        let weights = s.load(row);
+        for (tile, sum) in tiles.iter().zip(&mut local) {
             // SAFETY: every tile has so many pairs.
             let x = s.splat(unsafe { tile.add(2 * pair).cast::<i32>().read_unaligned() });
-            for (sum, weights) in sums.iter_mut().zip(weights) {
-                *sum = s.dot_pairs(*sum, weights, x);
-            }
+            *sum = s.dot_pairs(*sum, weights, x);
         }
     }
     *sums = local;
