@@ -99,7 +99,8 @@ impl Noise {
     }
 
     /// [`four`](Self::four) of N blocks, which vectors compute side by side.
-    #[inline(always)]
+    #[cfg_attr(target_arch = "wasm32", inline(never))]
+    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
     fn blocks<const N: usize>(self, first: u64) -> [[i32; 4]; N] {
         let mut words = [[0; 4]; N];
         for (block, words) in (first..).zip(&mut words) {

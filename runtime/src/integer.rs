@@ -5,13 +5,13 @@ use core::ops::Range;
 use traflow_graph::model::{ALIGN, Dtype, Model, Name, Node};
 use traflow_graph::noise::Mix;
 use traflow_graph::op::{Op, Shape};
-use traflow_graph::quant::{IMAGE_BITS, Integers, QUERIES};
+use traflow_graph::quant::{IMAGE_BITS, Integers};
 
 use crate::cpu::Cpu;
 use crate::engine::{EngineError, Steps, split};
 use crate::kernels::int8::{
-    Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Start, Step, TILES_OFFERED, Upsample,
-    Values, ValuesMut, ample_bytes,
+    Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Start, Step, Upsample, Values, ValuesMut,
+    attention_ample_bytes, conv_ample_bytes,
 };
 use crate::simd::Isa;
 
@@ -64,11 +64,16 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
     /// [`Model::arena_bytes`] alone.
     pub fn arena_bytes(model: &Model<'_>) -> usize {
         let ample = |node: Node<'_>| match (node.op(), node.inputs().next()) {
-            (Op::Conv2d { kernel: 3, .. }, Some(input)) if !input.is_wide() => ample_bytes(input.shape()),
+            (Op::Conv2d { kernel: 3, .. }, Some(input)) if !input.is_wide() => {
+                conv_ample_bytes(input.shape())
+            }
+            (Op::Attention { .. }, Some(input)) => {
+                attention_ample_bytes(usize::from(input.shape().channels) / 3, input.shape().pixels())
+            }
             _ => 0,
         };
-        let tiled = TILES_OFFERED && model.weights() == Dtype::I8 && Isa::detect().vectors().is_some();
-        let scratch = if tiled { model.nodes().map(ample).max().unwrap_or(0) } else { 0 };
+        let vectors = model.weights() == Dtype::I8 && Isa::detect().vectors().is_some();
+        let scratch = if vectors { model.nodes().map(ample).max().unwrap_or(0) } else { 0 };
         model.arena_bytes().max(model.scratch().saturating_add(scratch)).saturating_add(ALIGN - 1)
     }
 
@@ -288,10 +293,10 @@ impl<'m> Memory<'m, '_> {
             Integers::Attention { exponent, exponent_shift, shift, factor, bias } => {
                 let (Op::Attention { heads }, Values::Narrow(qkv)) = (node.op(), a) else { return };
                 let (pixels, heads) = (shape.pixels(), heads.into());
-                let bytes = self.scratch.len().min(4 * QUERIES * pixels) & !3;
-                let scores = self.scratch.get_mut(..bytes).unwrap_or_default();
-                let scores = bytemuck::try_cast_slice_mut(scores).unwrap_or_default();
-                Attention { qkv, pixels, heads, exponent, exponent_shift, factor, bias, shift, scores, y }
+                let bytes = self.scratch.len() & !3;
+                let scratch = self.scratch.get_mut(..bytes).unwrap_or_default();
+                let scratch = bytemuck::try_cast_slice_mut(scratch).unwrap_or_default();
+                Attention { qkv, pixels, heads, exponent, exponent_shift, factor, bias, shift, scratch, y }
                     .run(cpu);
             }
             // These were dealt with above.

@@ -48,8 +48,9 @@ pub struct Attention<'a> {
     pub bias: i64,
     /// Places to shift by.
     pub shift: u32,
-    /// Memory for a score of each pixel. Vectors want one for each of [`QUERIES`] where there are more than [`NEAR`] pixels.
-    pub scores: &'a mut [i32],
+    /// Memory for a score of each pixel. Vectors want one for each of [`QUERIES`] where there are more than [`NEAR`] pixels, and
+    /// are fastest with as much as `ample_bytes`.
+    pub scratch: &'a mut [i32],
     /// Output.
     pub y: ValuesMut<'a>,
 }
@@ -60,15 +61,15 @@ impl Attention<'_> {
         let channels = self.y.len() / self.pixels.max(1);
         let of_head = channels / self.heads.max(1);
         let whole = of_head.is_multiple_of(LANES)
-            && (self.pixels <= NEAR || self.scores.len() >= QUERIES * self.pixels);
+            && (self.pixels <= NEAR || self.scratch.len() >= QUERIES * self.pixels);
         let Some(vectors) = cpu.isa().vectors().filter(|_| whole) else { return self.words() };
-        let Self { qkv, pixels, exponent, exponent_shift, factor, bias, shift, scores, y, .. } = self;
+        let Self { qkv, pixels, exponent, exponent_shift, factor, bias, shift, scratch, y, .. } = self;
         let part = pixels.div_ceil(cpu.threads()).next_multiple_of(QUERIES);
         let parts = y.chunks(part * channels).enumerate().map(|(index, y)| {
             let first = index * part;
             Part { qkv, pixels, channels, of_head, exponent, exponent_shift, factor, bias, shift, first, y }
         });
-        cpu.run_integers(vectors, parts, bytemuck::cast_slice_mut(scores));
+        cpu.run_integers(vectors, parts, bytemuck::cast_slice_mut(scratch));
     }
 
     /// For processors with nothing but general registers.
@@ -76,7 +77,7 @@ impl Attention<'_> {
         let pixels = self.pixels.max(1);
         let channels = self.y.len() / pixels;
         // One query at a time.
-        self.scores = core::mem::take(&mut self.scores).get_mut(..pixels).unwrap_or_default();
+        let scores = core::mem::take(&mut self.scratch).get_mut(..pixels).unwrap_or_default();
         let of_head = channels / self.heads.max(1);
         for head in 0..self.heads {
             let first = head * of_head;
@@ -86,13 +87,13 @@ impl Attention<'_> {
             };
             for pixel in 0..pixels {
                 let query = at(0, pixel);
-                for (j, score) in self.scores.iter_mut().enumerate() {
+                for (j, score) in scores.iter_mut().enumerate() {
                     let products = query.iter().zip(at(1, j)).map(|(&q, &k)| i32::from(q) * i32::from(k));
                     *score = products.sum();
                 }
-                let largest = self.scores.iter().copied().max().unwrap_or(0);
+                let largest = scores.iter().copied().max().unwrap_or(0);
                 let mut total = 0u32;
-                for score in self.scores.iter_mut() {
+                for score in scores.iter_mut() {
                     let below = i64::from(largest) - i64::from(*score);
                     let weight = power(((below * i64::from(self.exponent)) >> self.exponent_shift) as u64);
                     total += weight;
@@ -101,7 +102,7 @@ impl Attention<'_> {
                 let (bits, reciprocal) = reciprocal(total);
                 for channel in 0..of_head {
                     let value = |j: usize| at(2, j).get(channel).copied().unwrap_or(0);
-                    let products = self.scores.iter().enumerate();
+                    let products = scores.iter().enumerate();
                     let sum: i64 = products.map(|(j, &w)| i64::from(w) * i64::from(value(j))).sum();
                     // The mean in units of 2⁻²³; the sum is below 128 · total.
                     let mean = scale(scale(sum, bits - 23) * reciprocal, 30);
@@ -146,17 +147,47 @@ type Scores = [i32; QUERIES];
 /// Channels of queries that are kept for all keys.
 const DEPTH: usize = 64;
 
+/// Pixels whose products fit 32 bits.
+const BLOCK: usize = 256;
+
+/// Values of a vector of channels: a row for each pair of pixels, and for each block of pixels one more with their sums.
+type Values = [[i32; LANES]];
+
+/// Rows of the values of a vector of channels.
+const fn rows(pixels: usize) -> usize {
+    pixels.div_ceil(2) + pixels.div_ceil(BLOCK)
+}
+
+/// Bytes of scratch memory with which attention is fastest on any vectors: all values are paired once.
+pub(crate) fn ample_bytes(channels: usize, pixels: usize) -> usize {
+    let scores = if pixels > NEAR { pixels } else { 0 };
+    (scores + channels / LANES * rows(pixels)) * size_of::<Scores>()
+}
+
 impl IntegerKernel for Part<'_> {
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S, scratch: &mut [u8]) {
         let mut near = [[0; QUERIES]; NEAR];
-        let scores = match near.get_mut(..self.pixels) {
-            Some(near) => near,
-            None => &mut bytemuck::cast_slice_mut::<_, i32>(scratch).as_chunks_mut().0[..self.pixels],
+        let (scratch, _) = bytemuck::cast_slice_mut::<_, i32>(scratch).as_chunks_mut();
+        let (scores, values) = match near.get_mut(..self.pixels) {
+            Some(near) => (near, scratch),
+            None => scratch.split_at_mut(self.pixels),
         };
+        // Where there is no memory for all values, those of a block are paired whenever they are needed.
+        let of_vector = rows(self.pixels);
+        let kept = values.len() >= self.of_head / LANES * of_vector;
+        let mut block = [[0; LANES]; rows(BLOCK)];
         let table = s.table(&SIGNED_POWERS);
         let pixels = self.y.len() / self.channels.max(1);
         for head in (0..self.channels).step_by(self.of_head) {
+            let vectors = (head..head + self.of_head).step_by(LANES);
+            if kept {
+                for (channel, values) in vectors.clone().zip(values.chunks_exact_mut(of_vector)) {
+                    for (index, values) in values.chunks_mut(rows(BLOCK)).enumerate() {
+                        s.run_integers(Pair { part: &self, channel, block: index, values }, &mut []);
+                    }
+                }
+            }
             for start in (0..pixels).step_by(QUERIES) {
                 let mut largest = s.splat(i32::MIN);
                 for channel in (head..head + self.of_head).step_by(DEPTH) {
@@ -164,10 +195,12 @@ impl IntegerKernel for Part<'_> {
                     largest = self.scores(s, start, pixels, channel, depth, channel > head, scores);
                 }
                 let totals = self.weights(s, &table, largest, scores);
-                for channel in (head..head + self.of_head).step_by(LANES) {
+                for (index, channel) in vectors.clone().enumerate() {
+                    let kept = kept.then(|| &values[index * of_vector..][..of_vector]);
+                    let (tile, block) = ([start, pixels], &mut block);
                     match S::TILE[0] {
-                        8 => self.means::<S, 16>(s, start, pixels, channel, totals, scores),
-                        _ => self.means::<S, 4>(s, start, pixels, channel, totals, scores),
+                        8 => self.means::<S, 16>(s, tile, channel, totals, scores, kept, block),
+                        _ => self.means::<S, 4>(s, tile, channel, totals, scores, kept, block),
                     }
                 }
             }
@@ -266,35 +299,35 @@ impl Part<'_> {
         totals
     }
 
-    /// The mean values of a vector of channels, Q queries at once.
+    /// The mean values of a vector of channels, Q queries at once, from all values or from a block's that are paired here.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "where the queries are, and what is known of them")]
     fn means<S: Lanes, const Q: usize>(
         &mut self,
         s: S,
-        start: usize,
-        pixels: usize,
+        [start, pixels]: [usize; 2],
         channel: usize,
         totals: [u32; QUERIES],
         weights: &[Scores],
+        kept: Option<&Values>,
+        block: &mut [[i32; LANES]; rows(BLOCK)],
     ) {
-        /// Pixels whose products fit 32 bits.
-        const PIXELS: usize = 256;
-        let next = 3 * self.channels;
-        let values = &self.qkv[2 * self.channels + channel..];
         for first in (0..QUERIES.min(pixels - start)).step_by(Q) {
             let mut longs = [s.splat_long(0); Q];
-            for block in (0..self.pixels).step_by(PIXELS) {
-                let (mut sums, mut all) = ([s.splat(0); Q], s.splat(0));
-                for pixel in (block..self.pixels.min(block + PIXELS)).step_by(2) {
-                    let second = match pixel + 1 < self.pixels {
-                        true => s.load8(array(values, (pixel + 1) * next)),
-                        false => s.splat(0),
-                    };
-                    let values = s.pair(s.load8(array(values, pixel * next)), second);
-                    all = s.dot_pairs(all, values, s.splat(0x0001_0001));
-                    let weights: &[i32; Q] = array(&weights[pixel / 2], first);
-                    s.dot_pairs_each(&mut sums, values, weights);
+            for (index, weights) in weights[..self.pixels.div_ceil(2)].chunks(BLOCK / 2).enumerate() {
+                let values = match kept {
+                    Some(values) => &values[index * rows(BLOCK)..],
+                    None => {
+                        let values = &mut block[..];
+                        s.run_integers(Pair { part: self, channel, block: index, values }, &mut []);
+                        &*block
+                    }
+                };
+                let mut sums = [s.splat(0); Q];
+                for (weights, pair) in weights.iter().zip(values) {
+                    s.dot_pairs_each(&mut sums, s.load(pair), array(weights, first));
                 }
+                let all = s.load(&values[weights.len()]);
                 let all = s.mul_long(all, s.splat(1 << 15));
                 for (long, sum) in longs.iter_mut().zip(sums) {
                     *long = s.add_long(*long, s.add_long(all, s.mul_long(sum, s.splat(1))));
@@ -317,6 +350,33 @@ impl Part<'_> {
                 self.y.store(s, s.narrow(y, self.shift), index, LANES);
             }
         }
+    }
+}
+
+/// Pairs the values of a block of pixels, and sums them.
+struct Pair<'a, 'p> {
+    part: &'a Part<'p>,
+    /// The first of the channels.
+    channel: usize,
+    block: usize,
+    values: &'a mut Values,
+}
+
+impl IntegerKernel for Pair<'_, '_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S, _: &mut [u8]) {
+        let Self { part: &Part { qkv, channels, pixels, .. }, channel, block, values: rows } = self;
+        let values = &qkv[2 * channels + channel..];
+        let load = |pixel: usize| array(values, pixel * 3 * channels);
+        let pixels = block * BLOCK..pixels.min((block + 1) * BLOCK);
+        let mut all = s.splat(0);
+        for (pixel, row) in pixels.clone().step_by(2).zip(&mut *rows) {
+            let second = if pixel + 1 < pixels.end { s.load8(load(pixel + 1)) } else { s.splat(0) };
+            let pair = s.pair(s.load8(load(pixel)), second);
+            all = s.dot_pairs(all, pair, s.splat(0x0001_0001));
+            s.store(pair, row);
+        }
+        s.store(all, &mut rows[pixels.len().div_ceil(2)]);
     }
 }
 
@@ -366,7 +426,7 @@ mod tests {
                 factor: 200 << 13,
                 bias: 1 << 35,
                 shift: 36,
-                scores: &mut vec![0; QUERIES * pixels],
+                scratch: &mut vec![0; QUERIES * pixels],
                 y: ValuesMut::Wide(&mut y),
             };
             attention.run(&Cpu::new(Isa::SCALAR));
@@ -394,7 +454,7 @@ mod tests {
         let mut qkv = vec![-128i8; 3 * pixels];
         let mut y = [0i8; 1];
         let run = |qkv: &[i8], y: &mut [i8]| {
-            let scores = &mut vec![0; QUERIES * qkv.len() / 3];
+            let scratch = &mut vec![0; QUERIES * qkv.len() / 3];
             let attention = Attention {
                 qkv,
                 pixels: qkv.len() / 3,
@@ -404,7 +464,7 @@ mod tests {
                 factor: 1 << 8,
                 bias: 1 << 30,
                 shift: 31,
-                scores,
+                scratch,
                 y: ValuesMut::Narrow(y),
             };
             attention.run(&Cpu::new(Isa::SCALAR));
@@ -426,6 +486,7 @@ mod tests {
             for (case, qkv) in [narrow(0, len), ends(1, len), vec![-128; len]].iter().enumerate() {
                 for (exponent, exponent_shift) in [(3 << 20, 22), (1 << 10, 20), (i32::MAX, 24), (0, 30)] {
                     let begin = vec![0; of_head * heads * pixels];
+                    let ample = case % 2 * ample_bytes(of_head * heads, pixels) / 4;
                     same(&begin, &std::format!("{of_head}, {heads}, {pixels}, {case}"), |y, cpu| {
                         let attention = Attention {
                             qkv,
@@ -436,7 +497,7 @@ mod tests {
                             factor: 1 << 20,
                             bias: 1 << 35,
                             shift: 36,
-                            scores: &mut vec![0; QUERIES * pixels],
+                            scratch: &mut vec![0; ample.max(QUERIES * pixels)],
                             y,
                         };
                         attention.run(cpu);

@@ -37,7 +37,7 @@ pub struct Conv2d<'a> {
     /// The residual; `None` where y holds it.
     pub r: Option<Values<'a>>,
     /// Memory for the rows of the input that a row of the output reads, aligned to 4 bytes. With more of it more rows are
-    /// computed at once, and with as much as `ample_bytes` vectors are fastest.
+    /// computed at once, and with as much as `conv_ample_bytes` vectors are fastest.
     pub scratch: &'a mut [u8],
     /// Output.
     pub y: ValuesMut<'a>,
@@ -510,7 +510,7 @@ pub(super) struct Scale<S: Lanes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::int8::ample_bytes;
+    use crate::kernels::int8::conv_ample_bytes;
     use crate::kernels::int8::tests::{cpus, narrow, wide as random_wide};
     use std::vec::Vec;
     use std::{format, vec};
@@ -557,7 +557,7 @@ mod tests {
             let run = |y: ValuesMut<'_>, cpu: Option<&Cpu>, case: Case| {
                 let bytes = match case {
                     Case::Least => scratch_bytes(op, &[shape]) as usize,
-                    Case::Ample | Case::Winograd => ample_bytes(shape),
+                    Case::Ample | Case::Winograd => conv_ample_bytes(shape),
                 };
                 let mut scratch = vec![0u64; bytes.div_ceil(8)];
                 let conv = Conv2d {
