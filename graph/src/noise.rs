@@ -27,7 +27,7 @@ pub const fn philox(mut key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
     [a, b, c, d]
 }
 
-/// Blocks that vectors compute side by side. A page's module, which is loaded before it computes, has no room for it.
+/// Blocks that vectors compute side by side. Pages' modules, which are loaded before they compute, have no room for it.
 pub const BLOCKS: usize = if cfg!(target_arch = "wasm32") { 1 } else { 16 };
 
 /// One unit of [`gaussian`].
@@ -99,8 +99,8 @@ impl Noise {
     }
 
     /// [`four`](Self::four) of N blocks, which vectors compute side by side.
-    #[cfg_attr(target_arch = "wasm32", inline(never))]
-    #[cfg_attr(not(target_arch = "wasm32"), inline(always))]
+    #[cfg_attr(any(target_arch = "x86_64", target_arch = "aarch64"), inline(always))]
+    #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), inline(never))]
     fn blocks<const N: usize>(self, first: u64) -> [[i32; 4]; N] {
         let mut words = [[0; 4]; N];
         for (block, words) in (first..).zip(&mut words) {
@@ -173,8 +173,8 @@ impl Mix {
     }
 
     /// The noise of one seed.
-    pub fn of(seed: u64) -> Self {
-        Self::new([seed; 4], [0; 2])
+    pub const fn of(seed: u64) -> Self {
+        Self { corners: [Noise::new(seed); 4], weights: [1 << 15, 0, 0, 0] }
     }
 
     /// The four normally distributed numbers from index 4 · block on, in units of 2⁻²¹ ([`UNIT`]).
@@ -314,6 +314,7 @@ mod tests {
         }
         // Wherever it is between corners of one seed.
         let (mix, noise) = (Mix::new([9; 4], [17, 101]), Noise::new(9));
+        assert_eq!(mix, Mix::of(9));
         assert!((0..250).all(|block| mix.four(block) == noise.four(block)));
         assert_eq!(Mix::new(seeds, [300, 9]), Mix::new(seeds, [256, 9]));
     }
