@@ -10,8 +10,8 @@ use traflow_graph::quant::{IMAGE_BITS, Integers};
 use crate::cpu::Cpu;
 use crate::engine::{EngineError, Steps, split};
 use crate::kernels::int8::{
-    Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Start, Step, Upsample, Values, ValuesMut,
-    attention_ample_bytes, conv_ample_bytes,
+    Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Start, Step, TILES_OFFERED, Upsample,
+    Values, ValuesMut, attention_ample_bytes, conv_ample_bytes,
 };
 use crate::simd::Isa;
 

@@ -26,7 +26,7 @@ pub(crate) use attention::ample_bytes as attention_ample_bytes;
 pub use conv2d::Conv2d;
 pub use elementwise::{Add, Concat, Downsample, Silu, Start, Step, Upsample};
 pub use group_norm::GroupNorm;
-pub(crate) use winograd4::ample_bytes as conv_ample_bytes;
+pub(crate) use winograd4::{OFFERED as TILES_OFFERED, ample_bytes as conv_ample_bytes};
 
 /// Elements of 8 or of 16 bits.
 #[derive(Clone, Copy, Debug)]

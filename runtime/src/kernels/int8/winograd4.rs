@@ -34,7 +34,7 @@ use crate::simd::{IntegerKernel, LANES, Lanes, dot_rows, each};
 use crate::tiles::group;
 
 /// Whether it is chosen at all: a page's module, which is loaded before it computes, has no room for it.
-const OFFERED: bool = !cfg!(target_arch = "wasm32");
+pub(crate) const OFFERED: bool = !cfg!(target_arch = "wasm32");
 
 /// The most channels whose sums are taken together: 2⁶ · 9 · 2⁷ · 2⁷ times as many is below 2³¹.
 const CHANNELS: usize = 224;
@@ -84,7 +84,7 @@ const fn inputs_of_point(channels: usize, tiles: usize) -> usize {
 /// Bytes of scratch memory with which a convolution of this input is fastest on any vectors.
 pub(crate) fn ample_bytes(shape: Shape) -> usize {
     let [height, width] = [shape.height, shape.width].map(usize::from);
-    if OFFERED { bytes(shape.channels.into(), 8, tiles(height, width).min(TILES)) } else { 0 }
+    bytes(shape.channels.into(), 8, tiles(height, width).min(TILES))
 }
 
 /// Whether the memory suffices, and it takes less time than direct sums: that of an instruction is one for each register. What
