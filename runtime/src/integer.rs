@@ -64,7 +64,7 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
     /// [`Model::arena_bytes`] alone.
     pub fn arena_bytes(model: &Model<'_>) -> usize {
         let ample = |node: Node<'_>| match (node.op(), node.inputs().next()) {
-            (Op::Conv2d { kernel: 3, .. }, Some(input)) if !input.is_wide() => {
+            (Op::Conv2d { kernel: 3, .. }, Some(input)) if TILES_OFFERED && !input.is_wide() => {
                 conv_ample_bytes(input.shape())
             }
             (Op::Attention { .. }, Some(input)) => {
