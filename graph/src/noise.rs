@@ -30,8 +30,11 @@ pub const fn philox(mut key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
 /// Blocks that vectors compute side by side. Pages' modules, which are loaded before they compute, have no room for it.
 pub const BLOCKS: usize = if cfg!(target_arch = "wasm32") { 1 } else { 16 };
 
+/// Fraction bits of [`gaussian`].
+pub const FRACTION_BITS: u32 = 21;
+
 /// One unit of [`gaussian`].
-pub const UNIT: f32 = 1.0 / (1 << 21) as f32;
+pub const UNIT: f32 = 1.0 / (1 << FRACTION_BITS) as f32;
 
 /// The normally distributed number of a word, in units of 2⁻²¹.
 ///
@@ -88,9 +91,9 @@ impl Noise {
     }
 
     /// The four normally distributed numbers from index 4 · block on, which take no longer than one of them.
-    pub const fn four(self, block: u64) -> [i32; 4] {
-        let [a, b, c, d] = self.block(block);
-        [gaussian(a), gaussian(b), gaussian(c), gaussian(d)]
+    pub fn four(self, block: u64) -> [i32; 4] {
+        let [four] = self.blocks(block);
+        four
     }
 
     /// The number of an index, uniform over [0, 1) in steps of 2⁻²⁴, which are exact.

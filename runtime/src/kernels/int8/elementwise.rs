@@ -1,4 +1,4 @@
-use traflow_graph::noise::{BLOCKS, Mix};
+use traflow_graph::noise::{BLOCKS, FRACTION_BITS, Mix};
 use traflow_graph::quant::{AFFINE_BITS, IMAGE_BITS, TABLE};
 
 use super::group_norm::Affine;
@@ -129,7 +129,7 @@ impl Start<'_> {
     #[inline(always)]
     fn blocks<const N: usize>(self) {
         /// Fraction bits of the noise's numbers that a picture has not.
-        const SHIFT: u32 = 21 - IMAGE_BITS;
+        const SHIFT: u32 = FRACTION_BITS - IMAGE_BITS;
         let channels = self.x.len() / self.pixels.max(1);
         let (mut channel, mut pixel) = (0, 0);
         for first in (0..self.x.len().div_ceil(4)).step_by(N) {
