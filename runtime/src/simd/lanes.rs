@@ -211,16 +211,21 @@ pub trait Lanes: Copy + Send + Sync {
     fn interpolate(self, table: &Self::Table, p: [Self::V; 2]) -> [Self::V; 2];
 }
 
-/// Both ends of the pieces of numbers of 16 bits, the first one in the lower half: for processors that cannot look up.
+/// A vector of [`Lanes::interpolate`], for processors that cannot look up: both ends of the pieces one by one.
 #[cfg(any(target_arch = "aarch64", target_feature = "simd128"))]
 #[inline(always)]
-fn ends(table: &[i16; TABLE], p: &[i32; LANES]) -> [i32; LANES] {
-    let mut ends = [0; LANES];
-    for (ends, p) in ends.iter_mut().zip(p) {
+fn interpolate<S: Lanes>(s: S, table: &[i16; TABLE], p: S::V) -> S::V {
+    let p = s.max(s.min(p, s.splat(0xffff)), s.splat(0));
+    let (mut places, mut ends) = ([0; LANES], [0; LANES]);
+    s.store(p, &mut places);
+    for (ends, p) in ends.iter_mut().zip(places) {
         let piece = (p >> 8 & 0xff) as usize;
+        // The first one in the lower half.
         *ends = i32::from(table[piece] as u16) | i32::from(table[piece + 1]) << 16;
     }
-    ends
+    let second = s.and(p, s.splat(255));
+    let parts = s.pair(s.sub(s.splat(256), second), second);
+    s.dot_pairs(s.splat(0), s.load(&ends), parts)
 }
 
 /// Work on integers that is compiled for every instruction set with vector registers.

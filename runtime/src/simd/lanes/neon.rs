@@ -6,7 +6,7 @@ use core::arch::asm;
 use traflow_graph::quant::{QUAD, TABLE, Wide};
 
 use super::super::neon::{Dotprod, Neon};
-use super::{IntegerKernel, LANES, Lanes, Row, each, ends};
+use super::{IntegerKernel, LANES, Lanes, Row, each, interpolate};
 
 /// An intrinsic that reads and writes no more than the arrays that its arguments point to.
 macro_rules! intrinsic {
@@ -426,17 +426,7 @@ macro_rules! common {
 
         #[inline(always)]
         fn interpolate(self, table: &[i16; TABLE], p: [V; 2]) -> [V; 2] {
-            each!(k in 2 => {
-                let p = self.max(self.min(p[k], self.splat(0xffff)), self.splat(0));
-                let mut places = [0; LANES];
-                self.store(p, &mut places);
-                let ends = self.load(&ends(table, &places));
-                each!(i in 4 => {
-                    let second = intrinsic!(vandq_s32(p[i], vdupq_n_s32(255)));
-                    let first = intrinsic!(vsubq_s32(vdupq_n_s32(256), second));
-                    products(ends[i], intrinsic!(vorrq_s32(first, vshlq_n_s32::<16>(second))))
-                })
-            })
+            each!(k in 2 => interpolate(self, table, p[k]))
         }
     };
 }

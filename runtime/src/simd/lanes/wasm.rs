@@ -6,7 +6,7 @@ use core::array::from_fn;
 use traflow_graph::quant::{QUAD, TABLE, Wide};
 
 use super::super::wasm::Wasm;
-use super::{IntegerKernel, LANES, Lanes, Row, each, ends};
+use super::{IntegerKernel, LANES, Lanes, Row, each, interpolate};
 
 /// Four lanes each.
 type V = [v128; 4];
@@ -277,16 +277,6 @@ impl Lanes for Wasm {
 
     #[inline(always)]
     fn interpolate(self, table: &[i16; TABLE], p: [V; 2]) -> [V; 2] {
-        each!(k in 2 => {
-            let p = self.max(self.min(p[k], self.splat(0xffff)), self.splat(0));
-            let mut places = [0; LANES];
-            self.store(p, &mut places);
-            let ends = self.load(&ends(table, &places));
-            each!(i in 4 => {
-                let second = v128_and(p[i], i32x4_splat(255));
-                let first = i32x4_sub(i32x4_splat(256), second);
-                i32x4_dot_i16x8(ends[i], v128_or(first, i32x4_shl(second, 16)))
-            })
-        })
+        each!(k in 2 => interpolate(self, table, p[k]))
     }
 }
