@@ -362,6 +362,7 @@ macro_rules! common {
 
         #[inline(always)]
         fn dot_pairs_each<const N: usize>(self, sums: &mut [V; N], a: V, x: &[i32; N]) {
+            const { assert!(N.is_multiple_of(PIXELS), "sums that fill no register of factors") };
             for (sums, x) in sums.as_chunks_mut::<PIXELS>().0.iter_mut().zip(x.as_chunks::<PIXELS>().0) {
                 let x = intrinsic!(vreinterpretq_s16_s32(vld1q_s32(x.as_ptr())));
                 macro_rules! sum {
@@ -384,6 +385,9 @@ macro_rules! common {
             sums: &mut [[V; N]; M],
         ) -> usize {
             let mut rows = 0;
+            if !M.is_multiple_of(PIXELS) {
+                return rows;
+            }
             for (pixels, sums) in pixels.as_chunks().0.iter().zip(sums.as_chunks_mut::<PIXELS>().0) {
                 for (n, panel) in panels.into_iter().enumerate() {
                     let mut of_panel = each!(m in 4 => sums[m][n]);
