@@ -10,7 +10,7 @@ fn main() {
     println!("cargo::rerun-if-changed=boards");
     println!("cargo::rerun-if-env-changed=TRAFLOW_MODEL");
     let model = env::var_os("TRAFLOW_MODEL")
-        .map_or_else(|| here.join("../tests/golden/gray-int8-v2.traflow"), |path| here.join(path));
+        .map_or_else(|| here.join("../tests/golden/gray-int8-v3.traflow"), |path| here.join(path));
     println!("cargo::rerun-if-changed={}", model.display());
     println!("cargo::rustc-env=TRAFLOW_MODEL={}", model.display());
 

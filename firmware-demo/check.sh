@@ -24,7 +24,7 @@ fi
 # Every board makes the pictures of traflow-run.
 boards=(rv32 lm3s6965evb an386 an505)
 [ "${1:-}" != all ] || boards+=(an500 an547 virt64)
-model=../tests/golden/gray-int8-v2.traflow
+model=../tests/golden/gray-int8-v3.traflow
 "$programs/traflow-run" "$model" --count 2 --digest | awk '{ print "picture: seed", $3, $1 }' >"$log/expected"
 for board in "${boards[@]}"; do
     # Building takes what it takes, running does not.
@@ -80,7 +80,7 @@ printf '{}' >"$log/model.traflow" && load 1 "it is not a TraFlow model file"
 : >"$log/model.traflow" && load 1 "it is not a TraFlow model file"
 head -c 50000 "$model" >"$log/model.traflow" && load 1 "where its header says"
 { head -c 60000 "$model"; printf '\377\377'; tail -c +60003 "$model"; } >"$log/model.traflow" && load 1 "the file is damaged"
-cp ../tests/golden/tiny-v3.traflow "$log/model.traflow" && load 2 "which this engine does not run"
+cp ../tests/golden/tiny-v4.traflow "$log/model.traflow" && load 2 "which this engine does not run"
 head -c 300000 /dev/zero >"$log/model.traflow" && load 4 "the model does not fit"
 # Whole, by its checksum, but wrong: an arena of a megabyte, and a flipped bit of the first weight.
 forge() {

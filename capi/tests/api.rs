@@ -68,7 +68,7 @@ fn digest(bytes: &[u8]) -> String {
 
 /// Models and steps that they offer.
 const MODELS: [(&str, usize); 3] =
-    [("gray-int8-v2.traflow", 1), ("colour-int8-v2.traflow", 1), ("tiny-v3.traflow", 2)];
+    [("gray-int8-v3.traflow", 1), ("colour-int8-v3.traflow", 1), ("tiny-v4.traflow", 2)];
 
 #[test]
 fn the_header_is_that_of_the_source() {
@@ -97,7 +97,7 @@ fn a_program_in_c_draws_the_same_pictures() {
         assert!(fs::read(&output).unwrap().ends_with(&expected));
     }
     let mut draw = Command::new(&program);
-    let failed = draw.arg(golden("tiny-v3.traflow")).args(["7", "3"]).arg(&output).output().unwrap();
+    let failed = draw.arg(golden("tiny-v4.traflow")).args(["7", "3"]).arg(&output).output().unwrap();
     assert_eq!(failed.status.code(), Some(1));
     let message = String::from_utf8(failed.stderr).unwrap();
     assert!(message.ends_with("the model has no schedule of 3 steps, it has 1, 2\n"), "{message}");

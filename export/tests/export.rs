@@ -156,7 +156,7 @@ fn a_file_says_where_it_comes_from_and_how_large_it_is() {
     let provenance: serde_json::Value = serde_json::from_str(model.provenance()).unwrap();
     let expected = serde_json::json!({
         "checkpoint": { "licence": "MIT" },
-        "export": { "format": 3, "precision": "fp16", "steps": [1, 2] },
+        "export": { "format": 4, "precision": "fp16", "steps": [1, 2] },
         "network": checkpoint.unet,
         "role": "student",
     });

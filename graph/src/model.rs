@@ -5,7 +5,7 @@
 //! - every node reads earlier nodes, and every shape is what [`Op::output`] says;
 //! - every weight and every bias is inside the file, aligned, and overlaps nothing;
 //! - every value is inside the arena, no two values alive together share arena bytes, except a result that replaces
-//!   the input it may replace, and the scratch memory after them is enough for every kernel;
+//!   the input it may replace, and none shares bytes with the scratch memory of a node that runs meanwhile;
 //! - every schedule goes from t = 1 to t = 0 without a gap;
 //! - in a file of integers no sum of any node can overflow, whatever the picture.
 //!
@@ -13,6 +13,7 @@
 //! have to lie at an address that is a multiple of 4 ([`Aligned`]); the view is a few pointers, and needs no heap.
 
 use core::fmt;
+use core::ops::Range;
 
 use crate::op::{Method, Op, OpError, Parameters, Shape};
 use crate::quant::{self, Context, Integers};
@@ -25,10 +26,10 @@ compile_error!("model files are little-endian and are read without a copy");
 pub const MAGIC: [u8; 8] = *b"TRAFLOW\0";
 
 /// Version of the format that files of f32 and f16 have.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Version of the format that files of integers have.
-pub const VERSION_OF_INTEGERS: u16 = 2;
+pub const VERSION_OF_INTEGERS: u16 = 3;
 
 /// Sections and tensors of a file and values of the arena begin at multiples of this many bytes.
 pub const ALIGN: usize = 64;
@@ -87,7 +88,7 @@ pub struct Moment {
 /// Bytes of scratch memory that a node's kernel needs where values have `element_bytes` an element.
 ///
 /// Attention keeps the keys of a head in panels, and the scores of [`QUERIES`] pixels. A norm keeps two numbers of each
-/// channel. A direct convolution of 3×3 keeps a pixel of zeros, and Winograd's what [`Winograd`] says. A blur keeps one row
+/// channel of each of its [`parts`]. A direct convolution of 3×3 keeps a pixel of zeros, and Winograd's what [`Winograd`] says. A blur keeps one row
 /// between borders of [`BLUR_REACH`].
 pub fn scratch_bytes(op: Op, inputs: &[Shape], element_bytes: usize) -> u64 {
     let elements = match (op, inputs) {
@@ -97,7 +98,7 @@ pub fn scratch_bytes(op: Op, inputs: &[Shape], element_bytes: usize) -> u64 {
         }
         _ if element_bytes != 4 => 0,
         (Op::Blur { .. }, &[x]) => (u64::from(x.width) + 2 * BLUR_REACH as u64) * u64::from(x.channels),
-        (Op::GroupNorm { .. }, &[x]) => 2 * u64::from(x.channels),
+        (Op::GroupNorm { .. }, &[x]) => 2 * u64::from(x.channels) * parts(x.pixels()) as u64,
         (Op::Conv2d { out, kernel, method, .. }, &[x, ..]) => match Winograd::new(method, x, out) {
             Some(winograd) => winograd.scratch_elements() as u64,
             None if kernel == 3 => x.channels.into(),
@@ -106,6 +107,15 @@ pub fn scratch_bytes(op: Op, inputs: &[Shape], element_bytes: usize) -> u64 {
         _ => 0,
     };
     elements * 4
+}
+
+/// Parts of so many pixels whose moments a norm computes one by one, and then combines: for threads, but as many for one.
+pub const fn parts(pixels: usize) -> usize {
+    match pixels / 128 {
+        0 => 1,
+        parts if parts > 8 => 8,
+        parts => parts,
+    }
 }
 
 /// Pixels whose scores attention computes together.
@@ -199,7 +209,7 @@ pub enum NodeProblem {
     Weight,
     #[error("its bias lies outside the file, or not where the tensor before it ends")]
     Bias,
-    #[error("its bias or its weight has {0} rows, neither one nor one for each moment")]
+    #[error("its bias has {0} rows, neither one nor one for each moment")]
     Rows(u32),
     #[error("its integers break a bound of the arithmetic")]
     Integers,
@@ -207,10 +217,12 @@ pub enum NodeProblem {
     Materialised,
     #[error("its value lies outside the arena or is not aligned")]
     Outside,
-    #[error("the scratch memory is too small for it")]
+    #[error("its scratch memory lies outside the arena")]
     Scratch,
     #[error("its value overlaps that of node {0} while both are alive")]
     Overlap(usize),
+    #[error("its value overlaps the scratch memory of node {0}")]
+    OverlapsScratch(usize),
     #[error("there is a picture before it")]
     SecondImage,
     #[error("it is the last node and does not give a velocity of the picture's shape")]
@@ -227,7 +239,7 @@ pub(crate) mod word {
     pub(crate) const NAMES: usize = 8;
     pub(crate) const PROVENANCE: usize = 9;
     pub(crate) const ARENA: usize = 10;
-    pub(crate) const SCRATCH: usize = 11;
+    pub(crate) const RESERVED: usize = 11;
     pub(crate) const CHECKSUM: usize = 12;
 
     pub(crate) const OP: usize = 0;
@@ -239,9 +251,8 @@ pub(crate) mod word {
     pub(crate) const WEIGHT: usize = 11;
     pub(crate) const BIAS: usize = 12;
     pub(crate) const ROWS: usize = 13;
-    /// Rows of the weight of a norm; in a file of integers, [`FORMAT`].
-    pub(crate) const WEIGHT_ROWS: usize = 14;
-    pub(crate) const FORMAT: usize = 14;
+    /// Where the scratch memory begins, a multiple of [`ALIGN`](super::ALIGN) or 0 without any, with flags in the bits below.
+    pub(crate) const SCRATCH_FLAGS: usize = 14;
     pub(crate) const DIGEST: usize = 15;
 }
 
@@ -464,11 +475,8 @@ impl<'m> Model<'m> {
             INTEGERS => Dtype::I8,
             _ => return Err(broken("the number format of the weights is unknown")),
         };
-        if [header[word::ARENA], header[word::SCRATCH]]
-            .iter()
-            .any(|bytes| !bytes.is_multiple_of(ALIGN as u32))
-        {
-            return Err(broken("the arena or its scratch memory is not aligned"));
+        if !header[word::ARENA].is_multiple_of(ALIGN as u32) || header[word::RESERVED] != 0 {
+            return Err(broken("the size of the arena is not aligned, or reserved bits are set"));
         }
         let count = |count: u32, most: usize, problem| match count as usize {
             count if (1..=most).contains(&count) => Ok(count as u64),
@@ -617,13 +625,12 @@ impl<'m> Model<'m> {
             return self.check_integers(index, op, shapes, cursor);
         }
         let parameters = op.parameters(shapes);
-        let weight_rows = record[word::WEIGHT_ROWS];
         let may_have_rows = matches!(op, Op::GroupNorm { .. });
-        if weight_rows != 0 && !(may_have_rows && weight_rows as usize == self.moments.len()) {
-            return Err(NodeProblem::Rows(weight_rows));
+        if flags(record) & !(if may_have_rows { WEIGHT_ROWS } else { 0 }) != 0 {
+            return Err(NodeProblem::Reserved);
         }
         let weights = (parameters.weights() * weight_dtype(op, self.weights).bytes()) as u64;
-        let weights = weights * u64::from(weight_rows.max(1));
+        let weights = weights * (Node { model: *self, record }).weight_rows() as u64;
         tensor(cursor, record[word::WEIGHT], weights).ok_or(NodeProblem::Weight)?;
         let rows = record[word::ROWS];
         let rows_fit = match parameters.bias {
@@ -646,8 +653,9 @@ impl<'m> Model<'m> {
         cursor: &mut Cursor<'m>,
     ) -> Result<(), NodeProblem> {
         let record = self.record(index);
-        let two_parts = record[word::FORMAT] & TWO_PARTS != 0;
-        if record[word::FORMAT] & !(WIDE | TWO_PARTS) != 0 || two_parts && !matches!(op, Op::Conv2d { .. }) {
+        let two_parts = flags(record) & TWO_PARTS != 0;
+        let may_have_parts = matches!(op, Op::Conv2d { .. });
+        if flags(record) & !(WIDE | if may_have_parts { TWO_PARTS } else { 0 }) != 0 {
             return Err(NodeProblem::Reserved);
         }
         let dimensions = op.parameters(shapes).weight.filter(|_| matches!(op, Op::Conv2d { .. }));
@@ -681,24 +689,20 @@ impl<'m> Model<'m> {
         if computes && last != self.image && fits { Ok(()) } else { Err(NodeProblem::Output) }
     }
 
-    /// The place of a value in the arena, against all values that are alive with it.
+    /// The place of a value in the arena, against all values that are alive with it, and against the scratch memory of the nodes
+    /// that run meanwhile.
     fn check_place(&self, index: usize) -> Result<(), NodeProblem> {
         let Some(node) = self.node(index) else { return Ok(()) };
         if node.offset().is_none() != matches!(node.op(), Op::Constant { .. }) {
             return Err(NodeProblem::Materialised);
         }
-        let shapes = node.input_shapes();
-        let inputs = first(&shapes, node.op().arity());
-        let need = match self.weights {
-            Dtype::I8 => quant::least_scratch_bytes(node.op(), inputs),
-            _ => scratch_bytes(node.op(), inputs, 4),
-        };
-        let scratch = u64::from(self.header[word::SCRATCH]);
-        if scratch + need > u64::from(self.header[word::ARENA]) {
+        let arena = u64::from(self.header[word::ARENA]);
+        let scratch = node.scratch();
+        if scratch.end as u64 > arena || scratch.is_empty() && scratch.start > 0 {
             return Err(NodeProblem::Scratch);
         }
         let Some([start, end]) = self.place(node.record) else { return Ok(()) };
-        if !start.is_multiple_of(ALIGN as u64) || end > scratch {
+        if !start.is_multiple_of(ALIGN as u64) || end > arena {
             return Err(NodeProblem::Outside);
         }
 
@@ -710,9 +714,13 @@ impl<'m> Model<'m> {
             Some(reader) => reader,
             None => index,
         };
-        let from = if is_image { 0 } else { index + 1 };
+        let from = if is_image { 0 } else { index };
         for other in from..=last {
             let record = self.record(other);
+            let scratch = Node { model: *self, record }.scratch();
+            if start < scratch.end as u64 && (scratch.start as u64) < end {
+                return Err(NodeProblem::OverlapsScratch(other));
+            }
             let Some([low, high]) = self.place(record) else { continue };
             if other == index || high <= start || end <= low {
                 continue;
@@ -812,11 +820,6 @@ impl<'m> Model<'m> {
         self.header[word::ARENA] as usize
     }
 
-    /// Where the scratch memory begins in the arena; it has the rest of it.
-    pub fn scratch(&self) -> usize {
-        self.header[word::SCRATCH] as usize
-    }
-
     /// Where the network comes from, as JSON: licence, dataset, teacher, configuration.
     pub fn provenance(&self) -> &'m str {
         self.provenance
@@ -873,11 +876,18 @@ pub(crate) fn weight_dtype(op: Op, weights: Dtype) -> Dtype {
     if matches!(op, Op::Conv2d { .. }) { weights } else { Dtype::F32 }
 }
 
-/// Bit of a record's format: the node's value is 16 bits wide.
+/// Flag of a record: the node's value is 16 bits wide.
 pub(crate) const WIDE: u32 = 1;
 
-/// Bit of a record's format: a convolution's input has two parts with scales of their own.
+/// Flag of a record: a convolution's input has two parts with scales of their own.
 pub(crate) const TWO_PARTS: u32 = 2;
+
+/// Flag of a record: a norm's weight has a row for each moment.
+pub(crate) const WEIGHT_ROWS: u32 = 4;
+
+fn flags(record: &Record) -> u32 {
+    record[word::SCRATCH_FLAGS] % ALIGN as u32
+}
 
 /// A weight in the number format of its file.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -932,6 +942,18 @@ impl<'m> Node<'m> {
     /// Where its output begins in the arena, in bytes; `None` for a constant.
     pub fn offset(&self) -> Option<usize> {
         Some(self.record[word::OFFSET]).filter(|&offset| offset != NONE).map(|offset| offset as usize)
+    }
+
+    /// Where the scratch memory of its kernel lies in the arena, in bytes; empty where it needs none.
+    pub fn scratch(&self) -> Range<usize> {
+        let (op, shapes) = (self.op(), self.input_shapes());
+        let inputs = first(&shapes, op.arity());
+        let bytes = match self.model.weights {
+            Dtype::I8 => quant::scratch_bytes(op, inputs),
+            _ => scratch_bytes(op, inputs, 4),
+        };
+        let start = (self.record[word::SCRATCH_FLAGS] / ALIGN as u32) as usize * ALIGN;
+        start..start.saturating_add(usize::try_from(bytes).unwrap_or(usize::MAX))
     }
 
     /// Sizes of its parameters.
@@ -992,12 +1014,12 @@ impl<'m> Node<'m> {
 
     /// Whether its value is 16 bits wide, in a file of integers.
     pub fn is_wide(&self) -> bool {
-        self.record[word::FORMAT] & WIDE != 0
+        flags(self.record) & WIDE != 0
     }
 
     /// Whether it is a convolution of integers whose input has two parts with scales of their own.
     pub fn has_two_parts(&self) -> bool {
-        self.record[word::FORMAT] & TWO_PARTS != 0
+        flags(self.record) & TWO_PARTS != 0
     }
 
     /// Bytes of an element of its value.
@@ -1032,7 +1054,7 @@ impl<'m> Node<'m> {
 
     /// Rows of its weight: 1, or one for each moment.
     pub fn weight_rows(&self) -> usize {
-        self.record[word::WEIGHT_ROWS].max(1) as usize
+        if flags(self.record) & WEIGHT_ROWS != 0 { self.model.moments() } else { 1 }
     }
 
     fn tensor(&self, place: usize, bytes: usize) -> &'m [u8] {

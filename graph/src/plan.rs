@@ -1,7 +1,8 @@
 //! Where each value lies in the arena.
 //!
 //! The arena is the only memory that a network needs besides its file. Values that are alive together have ranges of
-//! their own; a node that may write over an input which nobody reads later gets that input's range.
+//! their own; a node that may write over an input which nobody reads later gets that input's range. The scratch memory of a
+//! node's kernel has a range too, while the node runs.
 
 use std::prelude::v1::*;
 
@@ -16,15 +17,16 @@ pub struct Plan {
     /// For each node, where its output begins, in bytes, a multiple of 64. `None`: it takes no memory, because it
     /// depends on time alone and is a constant in a model file.
     pub offsets: Vec<Option<u32>>,
-    /// Where the scratch memory of the kernels begins: after all values.
-    pub scratch: u32,
+    /// For each node, where the scratch memory of its kernel begins; 0 where it needs none.
+    pub scratch: Vec<u32>,
     /// Size of the arena. A graph that needs more than 4 GiB has 2³² - 1 here and cannot be written to a file.
     pub bytes: u32,
-    /// No plan can be smaller than this: the most bytes that are alive at one time, with the scratch memory.
+    /// No plan can be smaller than this: the most bytes of values and scratch memory of one time.
     pub lower_bound: u32,
 }
 
-/// Memory that one value, or a chain of values that are written over each other, holds for some time.
+/// Memory that one value, or a chain of values that are written over each other, or the scratch memory of one node, holds for
+/// some time.
 #[derive(Clone, Copy, Debug)]
 struct Buffer {
     bytes: u64,
@@ -45,37 +47,44 @@ impl Buffer {
 /// the last node on. Everything else lives from its node to its last reader.
 pub fn plan(graph: &Graph, element_bytes: usize) -> Plan {
     let scratch = |node: &Node| scratch_bytes(node.op, &graph.input_shapes(node), element_bytes);
-    plan_values(graph, &vec![element_bytes; graph.nodes().len()], graph.nodes().iter().map(scratch).max())
+    plan_values(graph, &vec![element_bytes; graph.nodes().len()], scratch)
 }
 
 /// Plans the arena for a file of integers, where some values are 16 bits wide.
 pub fn plan_integers(graph: &Graph, wide: &[bool]) -> Plan {
     let scratch = |node: &Node| quant::scratch_bytes(node.op, &graph.input_shapes(node));
     let bytes: Vec<usize> = wide.iter().map(|&wide| 1 << usize::from(wide)).collect();
-    plan_values(graph, &bytes, graph.nodes().iter().map(scratch).max())
+    plan_values(graph, &bytes, scratch)
 }
 
-/// Plans the arena for values of so many bytes an element, and so much scratch memory.
-fn plan_values(graph: &Graph, element_bytes: &[usize], scratch_need: Option<u64>) -> Plan {
-    let nodes = graph.nodes();
-    let (buffers, of_node) = buffers(graph, element_bytes);
+/// Plans the arena for values of so many bytes an element, and kernels with so much scratch memory.
+fn plan_values(graph: &Graph, element_bytes: &[usize], scratch_bytes: impl Fn(&Node) -> u64) -> Plan {
+    let (mut buffers, of_node) = buffers(graph, element_bytes);
+    let folded = graph.depends_on_time_alone();
+    let mut scratch_of_node = Vec::new();
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let bytes = if folded[index] { 0 } else { scratch_bytes(node).next_multiple_of(ALIGN as u64) };
+        scratch_of_node.push((bytes > 0).then_some(buffers.len()));
+        if bytes > 0 {
+            buffers.push(Buffer { bytes, first: index, last: index });
+        }
+    }
     let placed = orders(&buffers)
         .into_iter()
         .map(|order| search(&buffers, order))
         .min_by_key(|offsets| end(&buffers, offsets))
         .unwrap_or_default();
 
-    let scratch_need = scratch_need.unwrap_or(0).next_multiple_of(ALIGN as u64);
     let alive =
         |time| buffers.iter().filter(move |b| (b.first..=b.last).contains(&time)).map(|b| b.bytes).sum();
-    let peak: u64 = (0..nodes.len()).map(alive).max().unwrap_or(0);
-    let scratch = end(&buffers, &placed);
+    let peak: u64 = (0..graph.nodes().len()).map(alive).max().unwrap_or(0);
     let narrow = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+    let offset = |buffer: Option<usize>| buffer.map(|buffer| narrow(placed[buffer]));
     Plan {
-        offsets: of_node.iter().map(|buffer| buffer.map(|b| narrow(placed[b]))).collect(),
-        scratch: narrow(scratch),
-        bytes: narrow(scratch + scratch_need),
-        lower_bound: narrow(peak + scratch_need),
+        offsets: of_node.into_iter().map(offset).collect(),
+        scratch: scratch_of_node.into_iter().map(|buffer| offset(buffer).unwrap_or(0)).collect(),
+        bytes: narrow(end(&buffers, &placed)),
+        lower_bound: narrow(peak),
     }
 }
 
@@ -200,6 +209,7 @@ mod tests {
     use crate::graph::{Builder, Value};
     use crate::op::{Method, Shape, Time};
     use crate::unet::{SConditioning, Unet};
+    use core::ops::Range;
     use proptest::prelude::*;
 
     /// A random network: each choice adds a node that fits somewhere.
@@ -267,9 +277,18 @@ mod tests {
             for (index, node) in graph.nodes().iter().enumerate() {
                 prop_assert_eq!(range(index).is_none(), folded[index]);
                 if let Some(range) = range(index) {
-                    prop_assert!(range.start % ALIGN == 0 && range.end <= plan.scratch as usize);
+                    prop_assert!(range.start % ALIGN == 0 && range.end <= plan.bytes as usize);
                 }
                 let here: Vec<usize> = (0..graph.nodes().len()).filter(|&v| alive(&graph, v, index)).collect();
+                let need = scratch_bytes(node.op, &graph.input_shapes(node), element_bytes) as usize;
+                let start = plan.scratch[index] as usize;
+                if folded[index] || need == 0 {
+                    prop_assert_eq!(start, 0);
+                } else {
+                    let apart = |value: Range<usize>| value.end <= start || start + need <= value.start;
+                    prop_assert!(start.is_multiple_of(ALIGN) && start + need <= plan.bytes as usize);
+                    prop_assert!(here.iter().filter_map(|&v| range(v)).all(apart));
+                }
                 for &a in &here {
                     for &b in here.iter().filter(|&&b| b != a) {
                         let (Some(ra), Some(rb)) = (range(a), range(b)) else { continue };
@@ -282,7 +301,7 @@ mod tests {
                     }
                 }
             }
-            prop_assert!(plan.lower_bound <= plan.bytes && plan.scratch <= plan.bytes);
+            prop_assert!(plan.lower_bound <= plan.bytes);
         }
     }
 
@@ -296,7 +315,22 @@ mod tests {
         g.add("sum", h, x, 1.0);
         let plan = plan(&g.finish().unwrap(), 4);
         assert_eq!(plan.offsets, [Some(0), Some(1024), Some(1024), Some(1024), Some(1024)]);
-        assert_eq!((plan.scratch, plan.bytes), (2048, 2048 + 64));
+        assert_eq!((plan.scratch, plan.bytes), (vec![0, 2048, 2048, 0, 0], 2048 + 64));
+    }
+
+    #[test]
+    fn scratch_memory_is_where_values_lie_at_other_times() {
+        let mut g = Builder::new();
+        let x = g.image(Shape::new(16, 8, 8));
+        // Attention needs as much as all, while nothing but its input and its output is alive.
+        let h = g.conv2d("qkv", x, 12, 1);
+        let h = g.push("attention", Op::Attention { heads: 1 }, &[h]);
+        let many = g.conv2d("many", h, 64, 1);
+        g.conv2d("few", many, 16, 1);
+        let plan = plan(&g.finish().unwrap(), 4);
+        let bytes = |channels: u32| channels * 64 * 4;
+        assert!(plan.scratch[2] > 0);
+        assert_eq!(plan.bytes, bytes(16 + 64 + 16));
     }
 
     #[test]

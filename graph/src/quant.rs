@@ -251,14 +251,6 @@ pub fn scratch_bytes(op: Op, inputs: &[Shape]) -> u64 {
     }
 }
 
-/// Bytes that suffice: with less than [`scratch_bytes`] attention keeps the scores of one query at a time, which takes longer.
-pub fn least_scratch_bytes(op: Op, inputs: &[Shape]) -> u64 {
-    match (op, inputs) {
-        (Op::Attention { .. }, &[x]) => x.pixels() as u64 * 4,
-        _ => scratch_bytes(op, inputs),
-    }
-}
-
 impl<'a> Integers<'a> {
     /// The integers of a row, which has as many words as [`words`] says.
     pub fn parse(op: Op, inputs: &[Shape], two_parts: bool, row: &'a [u32]) -> Option<Self> {

@@ -5,7 +5,7 @@ use std::prelude::v1::*;
 use crate::graph::Graph;
 use crate::model::{
     ALIGN, Dtype, MAGIC, Model, ModelError, Moment, NONE, Record, TWO_PARTS, VERSION, VERSION_OF_INTEGERS,
-    WIDE, encode, seal, weight_dtype, weight_index, word,
+    WEIGHT_ROWS, WIDE, encode, seal, weight_dtype, weight_index, word,
 };
 use crate::op::Op;
 use crate::plan::Plan;
@@ -77,7 +77,7 @@ pub fn write(file: &ModelSource<'_>) -> Result<Vec<u8>, WriteError> {
         if found != expected.weights() && !of_moments {
             return Err(WriteError::Weight { index, name: name(), expected: expected.weights(), found });
         }
-        let weight_rows = if found == expected.weights() { 0 } else { moments as u32 };
+        let flags = if found == expected.weights() { 0 } else { WEIGHT_ROWS };
         let row = expected.bias.unwrap_or(0);
         let found = parameters.bias.len();
         let rows = found.checked_div(row).unwrap_or(0);
@@ -105,7 +105,7 @@ pub fn write(file: &ModelSource<'_>) -> Result<Vec<u8>, WriteError> {
             return Err(WriteError::Range { index, name: name() });
         }
         let bias = bytemuck::cast_slice(&parameters.bias).to_vec();
-        tensors.push(Tensors { weight, bias, rows: rows as u32, format: weight_rows, digest: 0 });
+        tensors.push(Tensors { weight, bias, rows: rows as u32, flags, digest: 0 });
     }
     assemble(file.graph, file.plan, file.schedules, file.weights, VERSION, file.provenance, &tensors)
 }
@@ -161,7 +161,7 @@ pub fn write_integers(file: &IntegerSource<'_>) -> Result<Vec<u8>, WriteError> {
             weight: bytemuck::cast_slice(&panels).to_vec(),
             bias: bytemuck::cast_slice(&integers.rows.concat()).to_vec(),
             rows: integers.rows.len() as u32,
-            format: if integers.wide { WIDE } else { 0 } | if integers.two_parts { TWO_PARTS } else { 0 },
+            flags: if integers.wide { WIDE } else { 0 } | if integers.two_parts { TWO_PARTS } else { 0 },
             digest: integers.digest,
         });
     }
@@ -189,7 +189,7 @@ struct Tensors {
     weight: Vec<u8>,
     bias: Vec<u8>,
     rows: u32,
-    format: u32,
+    flags: u32,
     digest: u32,
 }
 
@@ -204,7 +204,7 @@ fn assemble(
     tensors: &[Tensors],
 ) -> Result<Vec<u8>, WriteError> {
     let nodes = graph.nodes();
-    entries("the plan", nodes.len(), plan.offsets.len())?;
+    entries("the plan", nodes.len(), plan.offsets.len().min(plan.scratch.len()))?;
     let moments: Vec<[f32; 2]> = schedules.iter().flatten().map(|m| [m.t, m.s]).collect();
     let of_schedules = schedules;
     let mut schedules: Vec<[u32; 2]> = Vec::new();
@@ -239,7 +239,7 @@ fn assemble(
         record[word::NAME_BYTES] = node.name.len() as u32;
         name_end += node.name.len() as u32;
         record[word::ROWS] = tensors.rows;
-        record[word::FORMAT] = tensors.format;
+        record[word::SCRATCH_FLAGS] = plan.scratch[index] | tensors.flags;
         record[word::DIGEST] = tensors.digest;
         record[word::WEIGHT] = out.tensor(&tensors.weight)?;
         record[word::BIAS] = out.tensor(&tensors.bias)?;
@@ -259,7 +259,6 @@ fn assemble(
     head[word::NAMES] = names.len() as u32;
     head[word::PROVENANCE] = provenance.len() as u32;
     head[word::ARENA] = plan.bytes;
-    head[word::SCRATCH] = plan.scratch;
     out.put(header, bytemuck::cast_slice(&head));
     out.put(header, &MAGIC);
     out.put(records_at, bytemuck::cast_slice(&records));
@@ -412,14 +411,14 @@ mod tests {
         let cases = dtypes.map(|dtype| [(0, graph(), dtype), (3, second_graph(), dtype)]);
         for (classes, graph, dtype) in cases.into_iter().flatten() {
             let file = file_of(&graph, dtype);
-            assert_eq!(file[8..10], [3, 0]);
+            assert_eq!(file[8..10], [4, 0]);
             let bytes = aligned(&file);
             let model = Model::new(bytemuck::cast_slice(&bytes)).unwrap();
             assert_eq!(model.classes(), classes);
             let plan = plan(&graph, 4);
             assert_eq!((model.weights(), model.moments()), (dtype, 3));
             assert_eq!(model.provenance(), "{\"licence\":\"MIT\"}");
-            assert_eq!((model.arena_bytes(), model.scratch()), (plan.bytes as usize, plan.scratch as usize));
+            assert_eq!(model.arena_bytes(), plan.bytes as usize);
             assert_eq!(model.image().name(), "image");
             assert_eq!(model.steps().collect::<Vec<_>>(), [1, 2]);
             let second = Moment { t: 0.5, s: 0.0 };
@@ -434,6 +433,7 @@ mod tests {
                     (&*expected.name, expected.op, expected.shape)
                 );
                 assert_eq!(node.offset(), plan.offsets[index].map(|offset| offset as usize));
+                assert_eq!(node.scratch().start, plan.scratch[index] as usize);
                 let inputs = expected.inputs.iter().map(|v| graph.nodes()[v.index()].name.as_str());
                 assert!(node.inputs().map(|input| input.name()).eq(inputs));
                 let in_order = |row: &[f32]| match expected.op {
@@ -491,6 +491,7 @@ mod tests {
                 assert_eq!(node.bias(moment).len(), node.parameters().bias.unwrap_or(0));
             }
             assert!(node.offset().is_none_or(|at| at + node.shape().elements() * 4 <= model.arena_bytes()));
+            assert!(node.scratch().end <= model.arena_bytes());
         }
         model.steps().all(|steps| model.schedule(steps).is_some_and(|s| s.count() == steps))
     }
@@ -549,11 +550,29 @@ mod tests {
             error(&|r| r[11] = 64),
             "node 3 (shift): its weight lies outside the file, or not where the tensor before it ends"
         );
-        for version in [2, 4] {
+        assert_eq!(error(&|r| r[14] = 1 << 20), "node 3 (shift): its scratch memory lies outside the arena");
+        assert_eq!(
+            error(&|r| r[14] |= 4),
+            "node 3 (shift): its record has bits set that its operation does not use"
+        );
+        let conv = blocks.iter().position(|b| b[0] == 3 && b[4] == 0).unwrap();
+        let error_of_conv = |place: &dyn Fn(u32) -> u32| {
+            let mut blocks = blocks.clone();
+            blocks[conv][14] = place(blocks[0][10]);
+            seal(bytemuck::cast_slice_mut(&mut blocks));
+            Model::new(bytemuck::cast_slice(&blocks)).unwrap_err().to_string()
+        };
+        assert_eq!(error_of_conv(&|arena| arena), "node 2 (conv): its scratch memory lies outside the arena");
+        let image = blocks[blocks.iter().position(|b| b[0] == 1).unwrap()][8];
+        assert_eq!(
+            error_of_conv(&|_| image),
+            "node 0 (image): its value overlaps the scratch memory of node 2"
+        );
+        for version in [3, 5] {
             blocks[0][2] = version;
             assert_eq!(
                 Model::new(bytemuck::cast_slice(&blocks)).unwrap_err().to_string(),
-                format!("it has format version {version}, this program reads 3, or 2 of integers")
+                format!("it has format version {version}, this program reads 4, or 3 of integers")
             );
         }
     }
@@ -615,7 +634,7 @@ mod tests {
         fn any_bytes_are_an_error(mut blocks in prop::collection::vec(any::<[u32; 16]>(), 1..20)) {
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut blocks);
             bytes[..8].copy_from_slice(&MAGIC);
-            bytes[8..12].copy_from_slice(&[2, 0, 0, 0]);
+            bytes[8..12].copy_from_slice(&[VERSION as u8, 0, 0, 0]);
             seal(bytes);
             prop_assert!(Model::new(bytes).is_err());
         }

@@ -181,9 +181,7 @@ fn bounds_are_checked() {
     assert_eq!(error("qkv", &|node| node.wide = true), broken("attention", 6));
     let rows = error("shift", &|node| node.rows.extend(node.rows.clone()));
     assert!(
-        rows.ends_with(
-            "node 3 (shift): its bias or its weight has 2 rows, neither one nor one for each moment"
-        ),
+        rows.ends_with("node 3 (shift): its bias has 2 rows, neither one nor one for each moment"),
         "{rows}"
     );
     let weight = error("conv", &|node| _ = node.weight.pop());
@@ -219,7 +217,8 @@ fn changed_bytes_are_errors_or_harmless() {
         for node in model.nodes() {
             assert!((0..model.moments()).all(|moment| node.integers(moment).is_some()));
             let bytes = node.shape().elements() * node.element_bytes();
-            assert!(node.offset().is_none_or(|at| at + bytes <= model.scratch()));
+            assert!(node.offset().is_none_or(|at| at + bytes <= model.arena_bytes()));
+            assert!(node.scratch().end <= model.arena_bytes());
         }
     }
     assert!((1000..9000).contains(&accepted), "{accepted}");

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
     use crate::Model;
 
-    const MODEL: Embedded = crate::include_model!("../../tests/golden/gray-int8-v2.traflow");
+    const MODEL: Embedded = crate::include_model!("../../tests/golden/gray-int8-v3.traflow");
 
     #[test]
     fn the_arena_is_that_of_the_model() {

@@ -25,8 +25,7 @@ pub struct Engine<'m, 'a> {
 #[derive(Debug)]
 struct Memory<'m, 'a> {
     model: Model<'m>,
-    values: &'a mut [f32],
-    scratch: &'a mut [f32],
+    arena: &'a mut [f32],
     class: Option<usize>,
 }
 
@@ -94,12 +93,9 @@ impl<'m, 'a> Engine<'m, 'a> {
         if model.weights() == Dtype::I8 {
             return Err(EngineError::Format { integers: true });
         }
-        let (values, scratch) = split(&model, arena)?;
-        let planned = model.arena_bytes() - model.scratch();
-        let scratch = scratch.get_mut(..planned).unwrap_or_default();
-        // Both are aligned to 64 bytes, and whole numbers of them.
-        let [values, scratch] = [values, scratch].map(bytemuck::cast_slice_mut);
-        Ok(Self { memory: Memory { model, values, scratch, class: None }, cpu })
+        // It is aligned to 64 bytes, and a whole number of them.
+        let arena = bytemuck::cast_slice_mut(aligned(&model, arena)?);
+        Ok(Self { memory: Memory { model, arena, class: None }, cpu })
     }
 
     /// The instruction set of the kernels.
@@ -185,7 +181,9 @@ impl<'m, 'a> Engine<'m, 'a> {
         let shape = model.image().shape();
         // Outside the engine the elements of a picture lie by channel. So they do in the velocity's place, which is free
         // before and after the steps.
-        if let Ok([image, outside]) = memory.values.get_disjoint_mut([image.clone(), velocity.clone()]) {
+        if let Some([image, outside, ..]) =
+            disjoint(memory.arena, [image.clone(), velocity.clone(), 0..0, 0..0])
+        {
             fill(cpu, outside);
             let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
             for (pixel, image) in image.chunks_exact_mut(channels).enumerate() {
@@ -195,13 +193,13 @@ impl<'m, 'a> Engine<'m, 'a> {
         for (index, moment) in schedule {
             memory.step(cpu, index, moment, after);
         }
-        if let Ok([image, outside]) = memory.values.get_disjoint_mut([image, velocity.clone()]) {
+        if let Some([image, outside, ..]) = disjoint(memory.arena, [image, velocity.clone(), 0..0, 0..0]) {
             let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
             for (pixel, image) in image.chunks_exact(channels).enumerate() {
                 outside[pixel..].iter_mut().step_by(pixels).zip(image).for_each(|(y, x)| *y = *x);
             }
         }
-        Ok(memory.values.get(velocity).unwrap_or_default())
+        Ok(memory.arena.get(velocity).unwrap_or_default())
     }
 }
 
@@ -213,16 +211,16 @@ impl<'m> Memory<'m, '_> {
             after(node);
         }
         // x_s = x_t + (s - t) u(x_t, t, s), eq. 6'.
-        let ranges = [range(&self.model.image()), range(&self.model.output())];
-        if let Ok([image, velocity]) = self.values.get_disjoint_mut(ranges) {
+        let ranges = [range(&self.model.image()), range(&self.model.output()), 0..0, 0..0];
+        if let Some([image, velocity, ..]) = disjoint(self.arena, ranges) {
             for (x, u) in image.iter_mut().zip(velocity) {
                 *x += (moment.s - moment.t) * *u;
             }
         }
     }
 
-    /// Computes one node. The model's check has seen to it that every range is inside the arena and that an output
-    /// overlaps no input but the one it replaces.
+    /// Computes one node. The model's check has seen to it that every range is inside the arena, and that an output
+    /// overlaps no input but the one it replaces, and scratch memory neither of them.
     fn compute(&mut self, cpu: &Cpu, node: &Node<'m>, moment: usize) {
         let op = node.op();
         if matches!(op, Op::Image(_) | Op::Constant { .. }) {
@@ -238,7 +236,8 @@ impl<'m> Memory<'m, '_> {
             _ => 0..0,
         });
         let [a, b] = ranges;
-        let Ok([y, a, b]) = self.values.get_disjoint_mut([output, a, b]) else { return };
+        let scratch = node.scratch().start / 4..node.scratch().end / 4;
+        let Some([y, a, b, scratch]) = disjoint(self.arena, [output, a, b, scratch]) else { return };
         let constant = |input: &Option<Node<'m>>| match input {
             Some(input) if input.offset().is_none() => input.bias(moment),
             _ => &[],
@@ -255,7 +254,6 @@ impl<'m> Memory<'m, '_> {
                 y.copy_from_slice(input);
             }
         }
-        let scratch = &mut *self.scratch;
         match op {
             Op::Conv2d { kernel, residual, method, .. } => {
                 let (kernel, weight) = (kernel.into(), node.weight(moment));
@@ -306,18 +304,20 @@ pub fn bytes(picture: &[f32], shape: Shape) -> impl ExactSizeIterator<Item = u8>
     (0..picture.len()).map(move |i| (at(i) * 127.5 + 128.0) as u8)
 }
 
-/// The arena's part for values and that for scratch memory, which is whatever is left; both begin at a multiple of 64 and
-/// are as long.
-pub(crate) fn split<'a>(
-    model: &Model<'_>,
-    arena: &'a mut [u8],
-) -> Result<(&'a mut [u8], &'a mut [u8]), EngineError> {
+/// The memory from its first multiple of 64 on, as much of it as is whole.
+pub(crate) fn aligned<'a>(model: &Model<'_>, arena: &'a mut [u8]) -> Result<&'a mut [u8], EngineError> {
     let skip = arena.as_ptr().align_offset(ALIGN);
     let error = EngineError::Arena { needed: model.arena_bytes().saturating_add(skip), found: arena.len() };
     let whole = arena.len().saturating_sub(skip) / ALIGN * ALIGN;
     let arena = arena.get_mut(skip..).and_then(|arena| arena.get_mut(..whole));
-    let arena = arena.filter(|arena| arena.len() >= model.arena_bytes());
-    arena.and_then(|arena| arena.split_at_mut_checked(model.scratch())).ok_or(error)
+    arena.filter(|arena| arena.len() >= model.arena_bytes()).ok_or(error)
+}
+
+/// Some values and scratch memory of an arena, any of them empty; `None` where they overlap, or are outside. A function of its own:
+/// where it is a part of another, kernels are not, and all are larger.
+#[inline(never)]
+pub(crate) fn disjoint<T>(arena: &mut [T], ranges: [Range<usize>; 4]) -> Option<[&mut [T]; 4]> {
+    arena.get_disjoint_mut(ranges).ok()
 }
 
 /// Where a value lies in the arena, in elements; empty for a constant.

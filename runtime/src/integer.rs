@@ -8,7 +8,7 @@ use traflow_graph::op::{Op, Shape};
 use traflow_graph::quant::{IMAGE_BITS, Integers};
 
 use crate::cpu::Cpu;
-use crate::engine::{EngineError, Steps, split};
+use crate::engine::{EngineError, Steps, aligned, disjoint};
 use crate::kernels::int8::{
     Add, Attention, Concat, Conv2d, Downsample, GroupNorm, Silu, Start, Step, TILES_OFFERED, Upsample,
     Values, ValuesMut, attention_ample_bytes, conv_ample_bytes,
@@ -29,8 +29,7 @@ pub struct IntegerEngine<'m, 'a> {
 #[derive(Debug)]
 struct Memory<'m, 'a> {
     model: Model<'m>,
-    values: &'a mut [u8],
-    scratch: &'a mut [u8],
+    arena: &'a mut [u8],
 }
 
 /// What is shown of each node after it was computed: the index of the moment in its schedule, that of the node, and the
@@ -73,8 +72,8 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
             _ => 0,
         };
         let vectors = model.weights() == Dtype::I8 && Isa::detect().vectors().is_some();
-        let scratch = if vectors { model.nodes().map(ample).max().unwrap_or(0) } else { 0 };
-        model.arena_bytes().max(model.scratch().saturating_add(scratch)).saturating_add(ALIGN - 1)
+        let most = if vectors { model.nodes().map(ample).max().unwrap_or(0) } else { 0 };
+        model.arena_bytes().saturating_add(most.next_multiple_of(ALIGN)).saturating_add(ALIGN - 1)
     }
 
     /// Takes memory for the values, at any address; what it holds does not matter.
@@ -94,8 +93,8 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
         if model.weights() != Dtype::I8 {
             return Err(EngineError::Format { integers: false });
         }
-        let (values, scratch) = split(&model, arena)?;
-        Ok(Self { memory: Memory { model, values, scratch }, cpu })
+        let arena = aligned(&model, arena)?;
+        Ok(Self { memory: Memory { model, arena }, cpu })
     }
 
     /// The model.
@@ -192,8 +191,7 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
         let offered = || EngineError::Steps { steps, offered: Steps::of(&model) };
         let schedule = model.schedule(steps).ok_or_else(offered)?;
         let image = model.image();
-        if let ValuesMut::Wide(x) = typed_mut(memory.values.get_mut(range(&image)).unwrap_or_default(), true)
-        {
+        if let ValuesMut::Wide(x) = typed_mut(memory.arena.get_mut(range(&image)).unwrap_or_default(), true) {
             Start { noise, pixels: image.shape().pixels(), x }.run(cpu);
         }
         for (number, (moment, _)) in schedule.enumerate() {
@@ -214,16 +212,17 @@ impl<'m> Memory<'m, '_> {
     fn step(&mut self, cpu: &Cpu, moment: usize) {
         let (image, output) = (self.model.image(), self.model.output());
         let Some(Integers::Image { shift, factor }) = image.integers(moment) else { return };
-        let Ok([x, u]) = self.values.get_disjoint_mut([range(&image), range(&output)]) else { return };
+        let ranges = [range(&image), range(&output), 0..0, 0..0];
+        let Some([x, u, ..]) = disjoint(self.arena, ranges) else { return };
         Step { u: typed(u, output.is_wide()), factor, shift, x: typed_mut(x, true) }.run(cpu);
     }
 
     fn values_of(&self, node: &Node<'m>) -> Values<'_> {
-        typed(self.values.get(range(node)).unwrap_or_default(), node.is_wide())
+        typed(self.arena.get(range(node)).unwrap_or_default(), node.is_wide())
     }
 
-    /// Computes one node. The model's check has seen to it that every range is inside the arena and that an output
-    /// overlaps no input but the one it replaces.
+    /// Computes one node. The model's check has seen to it that every range is inside the arena, and that an output
+    /// overlaps no input but the one it replaces, and scratch memory neither of them.
     fn compute(&mut self, cpu: &Cpu, node: &Node<'m>, moment: usize) {
         let Some(integers) = node.integers(moment) else { return };
         if matches!(integers, Integers::Image { .. } | Integers::Constant { .. }) {
@@ -236,7 +235,13 @@ impl<'m> Memory<'m, '_> {
         let replaced = inputs.map(|input| input.is_some_and(|input| range(&input) == output));
         let [a, b] = inputs.map(|input| input.map(|input| range(&input)).filter(|range| *range != output));
         let (a, b) = (a.unwrap_or_default(), b.unwrap_or_default());
-        let Ok([y, a, b]) = self.values.get_disjoint_mut([output, a, b]) else { return };
+        // Kernels with vectors find more scratch memory after the planned arena, where there is some.
+        let (planned, more) = (node.scratch(), self.model.arena_bytes()..self.arena.len());
+        let scratch = match cpu.isa().vectors() {
+            Some(_) if more.len() >= planned.len() => more,
+            _ => planned,
+        };
+        let Some([y, a, b, scratch]) = disjoint(self.arena, [output, a, b, scratch]) else { return };
         let value = |input: &Option<Node<'m>>, bytes| -> Values<'_> {
             let Some(input) = input else { return Values::Narrow(&[]) };
             match input.integers(moment) {
@@ -266,13 +271,13 @@ impl<'m> Memory<'m, '_> {
                     shift,
                     residual,
                     r: in_place(1, b),
-                    scratch: self.scratch,
+                    scratch,
                     y,
                 };
                 conv.run(cpu);
             }
             Integers::GroupNorm { gain_shift, epsilon, bias, gain, table } => {
-                let scratch = self.scratch.get_mut(..16 * channels).unwrap_or_default();
+                let scratch = scratch.get_mut(..16 * channels).unwrap_or_default();
                 let scratch = bytemuck::try_cast_slice_mut(scratch).unwrap_or_default();
                 GroupNorm { x: in_place(0, a), gain_shift, epsilon, gain, bias, table, scratch, y }.run(cpu);
             }
@@ -293,8 +298,6 @@ impl<'m> Memory<'m, '_> {
             Integers::Attention { exponent, exponent_shift, shift, factor, bias } => {
                 let (Op::Attention { heads }, Values::Narrow(qkv)) = (node.op(), a) else { return };
                 let (pixels, heads) = (shape.pixels(), heads.into());
-                let bytes = self.scratch.len() & !3;
-                let scratch = self.scratch.get_mut(..bytes).unwrap_or_default();
                 let scratch = bytemuck::try_cast_slice_mut(scratch).unwrap_or_default();
                 Attention { qkv, pixels, heads, exponent, exponent_shift, factor, bias, shift, scratch, y }
                     .run(cpu);

@@ -9,12 +9,12 @@ use traflow_runtime::{Cpu, IntegerEngine, Isa, digest};
 /// A model file, and the digests of the pictures of 16 seeds by 1 step, then by 4, in hexadecimal.
 const GOLDEN: [(&[u8], &str); 2] = [
     (
-        include_bytes!("../../tests/golden/gray-int8-v2.traflow"),
-        include_str!("../../tests/golden/gray-int8-v2.json"),
+        include_bytes!("../../tests/golden/gray-int8-v3.traflow"),
+        include_str!("../../tests/golden/gray-int8-v3.json"),
     ),
     (
-        include_bytes!("../../tests/golden/colour-int8-v2.traflow"),
-        include_str!("../../tests/golden/colour-int8-v2.json"),
+        include_bytes!("../../tests/golden/colour-int8-v3.traflow"),
+        include_str!("../../tests/golden/colour-int8-v3.json"),
     ),
 ];
 

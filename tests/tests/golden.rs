@@ -1,6 +1,6 @@
 //! A model file that was written once stays readable and makes the same picture.
 //!
-//! `tests/golden/tiny-v3.traflow` is a network of random weights in format version 3, and `tiny-v3.json` its picture of
+//! `tests/golden/tiny-v4.traflow` is a network of random weights in format version 4, and `tiny-v4.json` its picture of
 //! one seed. `UPDATE_GOLDEN=1 cargo test --package traflow-tests` writes them anew: for a new version of the format,
 //! beside the old files, never over them.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
@@ -46,7 +46,7 @@ fn picture(file: &[u8]) -> Vec<f32> {
 
 #[test]
 fn a_golden_file_keeps_its_bytes_and_its_picture() {
-    let (file, numbers) = (path("tiny-v3.traflow"), path("tiny-v3.json"));
+    let (file, numbers) = (path("tiny-v4.traflow"), path("tiny-v4.json"));
     let written = export(&checkpoint(), &Options { weights: Dtype::F16, steps: vec![1, 2], winograd: true })
         .unwrap()
         .file;

@@ -7,9 +7,9 @@ export const programs = new URL(`${process.env.TRAFLOW_PROGRAMS ?? "target/debug
 
 /** Two files of integers, one of floating point, and models of the playground: `web/build playground` has made them. */
 export const MODELS = [
-  "tests/golden/gray-int8-v2.traflow",
-  "tests/golden/colour-int8-v2.traflow",
-  "tests/golden/tiny-v3.traflow",
+  "tests/golden/gray-int8-v3.traflow",
+  "tests/golden/colour-int8-v3.traflow",
+  "tests/golden/tiny-v4.traflow",
   "web/dist/models/fashion-int8.traflow",
   "web/dist/models/fashion-fp16.traflow",
 ];

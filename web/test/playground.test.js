@@ -147,11 +147,11 @@ test("a wrong seed and a wrong file are one clear line, and what was drawn stays
 
 test("a file of one's own, opened and dropped", async () => {
   await open(addresses.disk, DESKTOP, async (page) => {
-    const path = "tests/golden/colour-int8-v2.traflow";
+    const path = "tests/golden/colour-int8-v3.traflow";
     await change(page, () => page.setInputFiles("#file", fileURLToPath(new URL(path, root))));
     assert.equal(await digest(page), digests(path, { seed: 7, steps: 1 })[0]);
 
-    const other = "tests/golden/gray-int8-v2.traflow";
+    const other = "tests/golden/gray-int8-v3.traflow";
     const content = (await readFile(new URL(other, root))).toString("base64");
     const transfer = await page.evaluateHandle((text) => {
       const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
