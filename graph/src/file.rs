@@ -32,7 +32,8 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
         // What any program asks for a new file; the process's umask takes its part.
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    let mut file = builder.tempfile_in(folder)?;
+    // Its error names the temporary file, which says nothing to who asked for another.
+    let mut file = builder.tempfile_in(folder).map_err(|error| io::Error::from(error.kind()))?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(&target)?;
@@ -92,6 +93,14 @@ mod tests {
         assert_eq!(fs::read(&earlier).unwrap(), b"whole");
         assert_eq!(names(folder.path()), ["earlier", "folder"]);
         assert!(names(&folder.path().join("folder")).is_empty());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_error_names_no_temporary_file() {
+        // Nobody may make files there.
+        let error = write(Path::new("/proc/picture"), b"x").unwrap_err();
+        assert!(!error.to_string().contains("tmp"), "{error}");
     }
 
     #[cfg(unix)]
