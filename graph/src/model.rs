@@ -88,8 +88,8 @@ pub struct Moment {
 /// Bytes of scratch memory that a node's kernel needs where values have `element_bytes` an element.
 ///
 /// Attention keeps the keys of a head in panels, and the scores of [`QUERIES`] pixels. A norm keeps two numbers of each
-/// channel of each of its [`parts`]. A direct convolution of 3×3 keeps a pixel of zeros, and Winograd's what [`Winograd`] says. A blur keeps one row
-/// between borders of [`BLUR_REACH`].
+/// channel of each of its [`parts`]. A direct convolution of 3×3 keeps a pixel of zeros, and Winograd's what [`Winograd`]
+/// says. A blur keeps one row between borders of [`BLUR_REACH`].
 pub fn scratch_bytes(op: Op, inputs: &[Shape], element_bytes: usize) -> u64 {
     let elements = match (op, inputs) {
         (Op::Attention { heads }, &[x]) => {
