@@ -109,13 +109,10 @@ pub fn scratch_bytes(op: Op, inputs: &[Shape], element_bytes: usize) -> u64 {
     elements * 4
 }
 
-/// Parts of so many pixels whose moments a norm computes one by one, and then combines: for threads, but as many for one.
-pub const fn parts(pixels: usize) -> usize {
-    match pixels / 128 {
-        0 => 1,
-        parts if parts > 8 => 8,
-        parts => parts,
-    }
+/// Parts of so many pixels whose moments a norm computes one by one, and then combines: for threads, but as many for one, so
+/// that the result is the same.
+pub fn parts(pixels: usize) -> usize {
+    (pixels / 128).clamp(1, 8)
 }
 
 /// Pixels whose scores attention computes together.
