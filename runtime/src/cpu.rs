@@ -77,6 +77,8 @@ mod threads {
     use std::sync::{Mutex, MutexGuard, PoisonError};
     use std::vec::Vec;
 
+    use traflow_graph::model::ALIGN;
+
     use super::{Cpu, Isa};
     use crate::simd::Team;
 
@@ -125,10 +127,13 @@ mod threads {
             let len = scratch.len();
             let work = |index: usize| {
                 let mut own = lock(&self.scratch[index]);
-                if 8 * own.len() < len {
-                    own.resize(len.div_ceil(8), 0);
+                if 8 * own.len() < len + ALIGN {
+                    own.resize((len + ALIGN).div_ceil(8), 0);
                 }
-                let own = &mut bytemuck::cast_slice_mut(&mut own)[..len];
+                // Vectors that lie in two lines of memory take longer to load.
+                let own: &mut [u8] = bytemuck::cast_slice_mut(&mut own);
+                let skip = own.as_ptr().align_offset(ALIGN);
+                let own = &mut own[skip..skip + len];
                 while let Some(task) = next() {
                     run(task, own);
                 }
