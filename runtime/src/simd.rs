@@ -57,7 +57,7 @@ pub(crate) use lanes::{Factor, begin, dot_rows, dots, dots_part, each};
 pub use lanes::{IntegerKernel, LANES, Lanes, Row, Vectors};
 #[cfg(feature = "threads")]
 pub(crate) use team::Team;
-pub(crate) use tile::{Columns, accumulate};
+pub(crate) use tile::{Columns, accumulate, rows, rows_mut};
 
 /// Vectors of an instruction set. Everything is a plain arithmetic operation on each lane.
 pub trait Simd: Copy + Send + Sync {
@@ -254,10 +254,10 @@ pub trait Element: Copy + Send + Sync {
     }
 }
 
-/// Sees to it that N vectors, the first at an index and each at this distance from the one before, are inside a slice.
+/// Sees to it that N vectors or rows, the first at an index and each at this distance from the one before, are inside a slice.
 #[inline(always)]
-fn check<const N: usize>(len: usize, index: usize, next: usize, lanes: usize) {
-    let end = index.checked_add(lanes).zip(next.checked_mul(N - 1)).and_then(|(a, b)| a.checked_add(b));
+fn check<const N: usize>(len: usize, index: usize, next: usize, elements: usize) {
+    let end = index.checked_add(elements).zip(next.checked_mul(N - 1)).and_then(|(a, b)| a.checked_add(b));
     assert!(end.is_some_and(|end| end <= len), "vectors outside the slice");
 }
 

@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use traflow_graph::model::PANEL;
 
-use crate::simd::{Columns, Element, Kernel, Simd, accumulate};
+use crate::simd::{Columns, Element, Kernel, Simd, accumulate, rows, rows_mut};
 
 /// A matrix product, computed tile by tile.
 pub(crate) trait Product {
@@ -115,6 +115,26 @@ pub(crate) struct Rows<'a> {
     pub(crate) depth: usize,
 }
 
+impl<'a> Rows<'a> {
+    /// M rows from this one on.
+    #[inline(always)]
+    fn rows<const M: usize>(&self, row: usize) -> [&'a [f32]; M] {
+        let (mut index, mut place) = (row / self.group, row % self.group);
+        if place + M <= self.group {
+            return rows(self.elements, index * self.next_group + place * self.next, self.next, self.depth);
+        }
+        let mut rows = [&[][..]; M];
+        for row in &mut rows {
+            *row = &self.elements[index * self.next_group + place * self.next..][..self.depth];
+            place += 1;
+            if place == self.group {
+                (index, place) = (index + 1, 0);
+            }
+        }
+        rows
+    }
+}
+
 /// A matrix product of `f32`, `y = a · b`, or `y += a · b`.
 pub(crate) struct Gemm<'a> {
     pub(crate) a: Rows<'a>,
@@ -145,38 +165,18 @@ impl Product for Gemm<'_> {
         panel: usize,
         part: Option<usize>,
     ) {
-        let Rows { elements, group, next_group, next, depth } = self.a;
-        let mut rows = [&[][..]; M];
-        let (mut index, mut place) = (row / group, row % group);
-        for a in &mut rows {
-            *a = &elements[index * next_group + place * next..][..depth];
-            place += 1;
-            if place == group {
-                (index, place) = (index + 1, 0);
-            }
-        }
-        let (y, stride) = (&mut self.y[row * self.stride + panel * PANEL..], self.stride);
+        let a = self.a.rows::<M>(row);
+        let width = part.unwrap_or(N * S::LANES);
+        let mut y = rows_mut::<M>(self.y, row * self.stride + panel * PANEL, self.stride, width);
         let mut sums = [[s.splat(0.0); N]; M];
         if self.add {
-            for (m, sums) in sums.iter_mut().enumerate() {
-                match part {
-                    None => *sums = f32::at_each(s, y, m * stride, S::LANES),
-                    Some(part) => {
-                        let y = y[m * stride..][..part].chunks(S::LANES);
-                        sums.iter_mut().zip(y).for_each(|(sum, y)| *sum = s.load(y));
-                    }
-                }
+            for (sums, y) in sums.iter_mut().zip(&y) {
+                sums.iter_mut().zip(y.chunks(S::LANES)).for_each(|(sum, y)| *sum = s.load(y));
             }
         }
-        accumulate(s, rows, self.b.columns::<S>(panel, part, 0), &mut sums);
-        for (m, &sums) in sums.iter().enumerate() {
-            match part {
-                None => s.put_each(sums, y, m * stride, S::LANES),
-                Some(part) => {
-                    let y = y[m * stride..][..part].chunks_mut(S::LANES);
-                    y.zip(sums).for_each(|(y, sum)| s.store(sum, y));
-                }
-            }
+        accumulate(s, a, self.b.columns::<S>(panel, part, 0), &mut sums);
+        for (sums, y) in sums.iter().zip(&mut y) {
+            y.chunks_mut(S::LANES).zip(sums).for_each(|(y, &sum)| s.store(sum, y));
         }
     }
 }

@@ -6,7 +6,7 @@ use traflow_graph::winograd::Winograd;
 
 use super::winograd;
 use crate::cpu::Cpu;
-use crate::simd::{Element, Kernel, Simd, accumulate};
+use crate::simd::{Element, Kernel, Simd, accumulate, rows, rows_mut};
 use crate::tiles::{Panels, Product, tiles};
 
 /// Convolution with stride 1 and as much zero padding as keeps the size:
@@ -181,15 +181,13 @@ impl<E: Element> Product for DirectProduct<'_, '_, E> {
                 let (y, column) = ((top + dy).wrapping_sub(reach), (left + dx).wrapping_sub(reach));
                 y < height && column < width
             };
-            let mut rows = [self.zeros; M];
+            let mut x_of_pixels = [self.zeros; M];
             if kernel == 1 || left + M <= width && inside(top, left) && inside(top, left + M - 1) {
-                let x = &x[(first + dy * width + dx - reach * (width + 1)) * channels..][..M * channels];
-                for (m, row) in rows.iter_mut().enumerate() {
-                    *row = &x[m * channels..][..channels];
-                }
+                let pixel = first + dy * width + dx - reach * (width + 1);
+                x_of_pixels = rows(x, pixel * channels, channels, channels);
             } else {
                 let mut place = (top, left);
-                for (m, row) in rows.iter_mut().enumerate() {
+                for (m, row) in x_of_pixels.iter_mut().enumerate() {
                     if inside(place.0, place.1) {
                         let pixel = first + m + dy * width + dx - reach * (width + 1);
                         *row = &x[pixel * channels..][..channels];
@@ -197,22 +195,17 @@ impl<E: Element> Product for DirectProduct<'_, '_, E> {
                     place = if place.1 + 1 < width { (place.0, place.1 + 1) } else { (place.0 + 1, 0) };
                 }
             }
-            accumulate(
-                s,
-                rows,
-                self.weight.columns::<S>(panel, part, tap * part.unwrap_or(PANEL)),
-                &mut sums,
-            );
+            let columns = self.weight.columns::<S>(panel, part, tap * part.unwrap_or(PANEL));
+            accumulate(s, x_of_pixels, columns, &mut sums);
         }
-        for n in 0..N {
-            let out = panel * PANEL + n * S::LANES;
-            // Known when this is compiled, but for the last panel.
-            let lanes = if part.is_none() { S::LANES } else { S::LANES.min(outs.saturating_sub(out)) };
-            if lanes > 0 {
-                let bias = end.bias(s, out, lanes);
-                for (m, sums) in sums.iter().enumerate() {
-                    end.store(s, sums[n], bias, &mut self.direct.y[(row + m) * outs + out..][..lanes]);
-                }
+        // Known when this is compiled, but for the last panel.
+        let width = part.unwrap_or(N * S::LANES);
+        let mut y = rows_mut::<M>(self.direct.y, row * outs + panel * PANEL, outs, width);
+        for n in 0..width.div_ceil(S::LANES) {
+            let lanes = n * S::LANES..width.min((n + 1) * S::LANES);
+            let bias = end.bias(s, panel * PANEL + lanes.start, lanes.len());
+            for (y, sums) in y.iter_mut().zip(&sums) {
+                end.store(s, sums[n], bias, &mut y[lanes.clone()]);
             }
         }
     }

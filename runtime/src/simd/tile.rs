@@ -1,6 +1,29 @@
 //! The inner loop of every matrix product: a tile of sums that stays in registers.
 
-use super::{Element, Simd};
+use super::{Element, Simd, check};
+
+/// M rows of a matrix, of so many elements each: the first begins at an index, each at this distance from the one before.
+#[inline(always)]
+pub(crate) fn rows<const M: usize>(x: &[f32], index: usize, next: usize, len: usize) -> [&[f32]; M] {
+    check::<M>(x.len(), index, next, len);
+    // SAFETY: `len` elements follow each index.
+    core::array::from_fn(|m| unsafe { x.get_unchecked(index + m * next..index + m * next + len) })
+}
+
+/// Like [`rows`], to be written.
+#[inline(always)]
+pub(crate) fn rows_mut<const M: usize>(
+    y: &mut [f32],
+    index: usize,
+    next: usize,
+    len: usize,
+) -> [&mut [f32]; M] {
+    assert!(len <= next, "rows that overlap");
+    check::<M>(y.len(), index, next, len);
+    let start = y.as_mut_ptr();
+    // SAFETY: `len` elements follow each index, which are at least as far apart.
+    core::array::from_fn(|m| unsafe { core::slice::from_raw_parts_mut(start.add(index + m * next), len) })
+}
 
 /// Columns of the second factor of a matrix product, N vectors of them: row k has the vectors at
 /// `k · row + n · next`.
