@@ -29,6 +29,7 @@ pub(crate) mod dot;
 pub(crate) mod dsp;
 mod grid;
 mod lanes;
+mod matrix;
 #[cfg(mve)]
 pub(crate) mod mve;
 #[cfg(scalar)]
@@ -37,6 +38,8 @@ mod scalar;
 mod team;
 mod tile;
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -55,6 +58,7 @@ pub(crate) use dsp::Dsp as Device;
 pub(crate) use grid::Grid;
 pub(crate) use lanes::{Factor, begin, dot_rows, dots, dots_part, each};
 pub use lanes::{IntegerKernel, LANES, Lanes, Row, Vectors};
+pub(crate) use matrix::{BLOCKS, Blocks, ROWS, Sums};
 #[cfg(feature = "threads")]
 pub(crate) use team::Team;
 pub(crate) use tile::{Columns, accumulate, rows, rows_mut};
@@ -313,7 +317,7 @@ enum Token {
 }
 
 /// Names of all instruction sets, of this and of other processors.
-const NAMES: [&str; 8] = ["scalar", "avx2", "avxvnni", "avx512", "vnni", "neon", "dotprod", "simd128"];
+const NAMES: [&str; 9] = ["scalar", "avx2", "avxvnni", "avx512", "vnni", "neon", "dotprod", "simd128", "amx"];
 
 /// Why an instruction set cannot be had by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -321,7 +325,7 @@ const NAMES: [&str; 8] = ["scalar", "avx2", "avxvnni", "avx512", "vnni", "neon",
 #[allow(missing_docs, reason = "each message says what its fields are")]
 pub enum IsaError {
     #[error(
-        "there is no such instruction set: scalar, avx2, avxvnni, avx512, vnni, neon, dotprod and simd128 are known"
+        "there is no such instruction set: scalar, avx2, avxvnni, avx512, vnni, amx, neon, dotprod and simd128 are known"
     )]
     Unknown,
     #[error("this processor, or this build of the program, does not have the instruction set {0}")]
@@ -352,6 +356,7 @@ impl Isa {
             avx2::AvxVnni::detect().map(Token::AvxVnni),
             avx512::Avx512::detect().map(Token::Avx512),
             avx512::Vnni::detect().map(Token::Vnni),
+            avx512::Vnni::detect_amx().map(Token::Vnni),
         ];
         #[cfg(target_arch = "aarch64")]
         let more = [neon::Neon::detect().map(Token::Neon), neon::Dotprod::detect().map(Token::Dotprod)];
@@ -387,7 +392,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => NAMES[3],
             #[cfg(target_arch = "x86_64")]
-            Token::Vnni(_) => NAMES[4],
+            Token::Vnni(s) => NAMES[if s.amx.is_some() { 8 } else { 4 }],
             #[cfg(target_arch = "aarch64")]
             Token::Neon(_) => NAMES[5],
             #[cfg(target_arch = "aarch64")]
@@ -431,7 +436,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(s) => s.run(kernel, scratch),
             #[cfg(target_arch = "x86_64")]
-            Token::Vnni(s) => s.0.run(kernel, scratch),
+            Token::Vnni(s) => s.avx512.run(kernel, scratch),
             #[cfg(target_arch = "aarch64")]
             Token::Neon(s) => s.run(kernel, scratch),
             #[cfg(target_arch = "aarch64")]

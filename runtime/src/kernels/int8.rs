@@ -17,6 +17,7 @@ mod conv2d;
 mod elementwise;
 mod few;
 mod group_norm;
+mod matrices;
 mod rows;
 mod winograd;
 mod winograd4;

@@ -2,6 +2,7 @@
 
 use core::arch::x86_64::*;
 
+use super::amx::Amx;
 use super::cpuid::Features;
 use super::{Kernel, Simd};
 
@@ -15,13 +16,21 @@ impl Avx512 {
     }
 }
 
-/// The processor has VNNI beside AVX-512, which is for integers.
+/// The processor has VNNI beside AVX-512, which is for integers, and is to use AMX, where it has it, or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vnni(pub(super) Avx512);
+pub struct Vnni {
+    pub(super) avx512: Avx512,
+    pub(super) amx: Option<Amx>,
+}
 
 impl Vnni {
     pub(super) fn detect() -> Option<Self> {
-        Features::detect().avx512_vnni().then_some(Self(Avx512(())))
+        Features::detect().avx512_vnni().then_some(Self { avx512: Avx512(()), amx: None })
+    }
+
+    /// With AMX.
+    pub(super) fn detect_amx() -> Option<Self> {
+        Some(Self { amx: Some(Amx::detect()?), ..Self::detect()? })
     }
 }
 

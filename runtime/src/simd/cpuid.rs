@@ -11,6 +11,8 @@ pub(super) struct Features {
     extended: u32,
     /// Leaf 7, ECX.
     vectors: u32,
+    /// Leaf 7, EDX.
+    matrices: u32,
     /// Leaf 0x8000_0001, ECX.
     more: u32,
     /// Leaf 7, second part, EAX.
@@ -32,6 +34,8 @@ const AVX512CD: u32 = 1 << 28;
 const AVX512BW: u32 = 1 << 30;
 const AVX512VL: u32 = 1 << 31;
 const AVX512_VNNI: u32 = 1 << 11;
+const AMX_TILE: u32 = 1 << 24;
+const AMX_INT8: u32 = 1 << 25;
 const AVX_VNNI: u32 = 1 << 4;
 const LZCNT: u32 = 1 << 5;
 
@@ -39,6 +43,8 @@ const LZCNT: u32 = 1 << 5;
 const YMM: u64 = 0b110;
 /// Masks, and both halves of the AVX-512 registers.
 const ZMM: u64 = 0b1110_0000 | YMM;
+/// Shapes and contents of the registers of AMX.
+const TILES: u64 = 0b11 << 17;
 
 #[target_feature(enable = "xsave")]
 fn saved() -> u64 {
@@ -50,12 +56,12 @@ impl Features {
     pub(super) fn detect() -> Self {
         let (highest, basic) = (__cpuid(0).eax, __cpuid(1).ecx);
         let leaf7 = (highest >= 7).then(|| __cpuid_count(7, 0));
-        let (extended, vectors) = leaf7.map_or((0, 0), |leaf| (leaf.ebx, leaf.ecx));
+        let (extended, vectors, matrices) = leaf7.map_or((0, 0, 0), |leaf| (leaf.ebx, leaf.ecx, leaf.edx));
         let vnni = leaf7.filter(|leaf| leaf.eax >= 1).map_or(0, |_| __cpuid_count(7, 1).eax);
         let more = if __cpuid(0x8000_0000).eax > 0x8000_0000 { __cpuid(0x8000_0001).ecx } else { 0 };
         // SAFETY: OSXSAVE says that the instruction exists and may be used.
         let saved = if basic & OSXSAVE != 0 { unsafe { saved() } } else { 0 };
-        Self { basic, extended, vectors, more, vnni, saved }
+        Self { basic, extended, vectors, matrices, more, vnni, saved }
     }
 
     /// With what every processor so far has that has it: instructions for bits, among them.
@@ -76,5 +82,10 @@ impl Features {
 
     pub(super) fn avx512_vnni(self) -> bool {
         self.avx512() && self.vectors & AVX512_VNNI != 0
+    }
+
+    pub(super) fn amx_int8(self) -> bool {
+        let features = AMX_TILE | AMX_INT8;
+        self.avx512_vnni() && self.matrices & features == features && self.saved & TILES == TILES
     }
 }

@@ -22,6 +22,7 @@ use super::{
     avx512::{Avx512, Vnni},
 };
 
+use super::matrix::{BLOCKS, Blocks, Sums};
 pub(crate) use tile::{Factor, begin, dot_rows, dots, dots_part};
 
 /// Lanes of every vector of integers.
@@ -192,6 +193,16 @@ pub trait Lanes: Copy + Send + Sync {
     ) -> usize {
         0
     }
+
+    /// Whether there are registers that hold matrices, for [`multiply`](Self::multiply).
+    #[inline(always)]
+    fn has_matrices(self) -> bool {
+        false
+    }
+
+    /// The sums of the products of blocks of pixels with two panels; nothing where there are no such registers.
+    #[inline(always)]
+    fn multiply(self, _blocks: &Blocks<'_>, _sums: &mut [Sums; BLOCKS]) {}
 
     /// The first 16 numbers of 16 vectors, of which each begins so much after the one before, as rows.
     #[inline(always)]

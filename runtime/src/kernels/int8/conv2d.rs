@@ -4,6 +4,7 @@ use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD, Wide};
 
 use super::few::{self, Few};
+use super::matrices::{self, Matrices};
 use super::winograd4::{self, Tiled};
 use super::{Values, ValuesMut, lanes, load_row, rows, winograd};
 use crate::cpu::Cpu;
@@ -135,7 +136,9 @@ pub(super) struct Part<'a> {
 impl IntegerKernel for Part<'_> {
     #[inline(always)]
     fn run<S: Lanes>(self, s: S, scratch: &mut [u8]) {
-        if winograd4::pays::<S>(&self, scratch.len()) {
+        if matrices::pays(s, &self) {
+            s.run_integers(Matrices(self), scratch);
+        } else if winograd4::pays::<S>(&self, scratch.len()) {
             s.run_integers(Tiled(self), scratch);
         } else if few::pays(&self, scratch.len()) {
             s.run_integers(Few(self), scratch);
@@ -151,9 +154,6 @@ fn numbers(scratch: &mut [u8]) -> &mut [i16] {
     bytemuck::try_cast_slice_mut(&mut scratch[..whole]).unwrap_or_default()
 }
 
-/// The most bytes of rows, where so many hold more than one row of the output reads.
-const BAND: usize = 16 << 10;
-
 /// Rows of the input as factors.
 #[derive(Clone, Copy)]
 pub(super) struct Band<'a, F> {
@@ -168,6 +168,9 @@ pub(super) struct Band<'a, F> {
 
 /// What computes the output of a band.
 pub(super) trait Compute {
+    /// The most bytes of a band's rows, where so many hold more than one row of the output reads: as stay in the cache.
+    const BAND: usize = 16 << 10;
+
     /// Does it.
     fn band<S: Lanes, F: Factor>(&mut self, s: S, part: &mut Part<'_>, band: Band<'_, F>);
 }
@@ -201,19 +204,18 @@ impl Part<'_> {
 
     /// Computes as many rows at once as the input's rows fit into the memory for them.
     #[inline(always)]
-    fn bands<S: Lanes, X: Copy + Into<i32>, F: Factor>(
+    pub(super) fn bands<S: Lanes, X: Copy + Into<i32>, F: Factor, C: Compute>(
         mut self,
         s: S,
         x: &[X],
         memory: &mut [F],
-        compute: &mut impl Compute,
+        compute: &mut C,
     ) {
         let (width, outs) = (usize::from(self.shape.width), self.bias.len());
         let channels = usize::from(self.shape.channels).next_multiple_of(QUAD);
         let row = self.row();
         let rows = self.y.len() / (width * outs).max(1);
-        // As much as stays in the cache.
-        let most = memory.len().min(BAND / size_of::<F>()) / row;
+        let most = memory.len().min(C::BAND / size_of::<F>()) / row;
         let most = most.saturating_sub(self.kernel - 1).max(1);
         let of_band = group(rows, most);
         let mut start = 0;
@@ -327,7 +329,7 @@ impl Part<'_> {
 
     /// What the sums of a part begin with: what is added to the factors is taken away beforehand.
     #[inline(always)]
-    fn begin<S: Lanes, F: Factor, const N: usize>(
+    pub(super) fn begin<S: Lanes, F: Factor, const N: usize>(
         &self,
         s: S,
         band: Band<'_, F>,

@@ -5,6 +5,7 @@ use core::arch::x86_64::*;
 use traflow_graph::quant::{QUAD, TABLE, Wide};
 
 use super::super::avx512::{Avx512, Vnni};
+use super::super::matrix::{BLOCKS, Blocks, Sums};
 use super::{IntegerKernel, LANES, Lanes, Row, each};
 
 /// An intrinsic that reads and writes no more than the arrays that its arguments point to.
@@ -291,5 +292,17 @@ impl Lanes for Vnni {
     #[inline(always)]
     fn dot(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {
         intrinsic!(_mm512_dpbusd_epi32(sum, x, a))
+    }
+
+    #[inline(always)]
+    fn has_matrices(self) -> bool {
+        self.amx.is_some()
+    }
+
+    #[inline(always)]
+    fn multiply(self, blocks: &Blocks<'_>, sums: &mut [Sums; BLOCKS]) {
+        if let Some(amx) = self.amx {
+            amx.multiply(blocks, sums);
+        }
     }
 }
