@@ -54,7 +54,7 @@ for student in fashion-tiny emoji-student; do
     model=$scratch/$student.traflow
     "$programs/traflow-export" "models/$student.safetensors" --int8 --island-share 1 --steps 1,4 -o "$model" >/dev/null
     pictures env TRAFLOW_ISA=scalar "$programs/traflow-run" >"$scratch/expected"
-    for isa in avx2 avxvnni avx512 vnni; do
+    for isa in avx2 avxvnni avx512 vnni amx; do
         # An instruction set that the processor does not have is said to be that.
         if ! TRAFLOW_ISA=$isa "$programs/traflow-run" "$model" --digest >/dev/null 2>"$scratch/err"; then
             printf '%-16s %-34s %s\n' "$student" "$isa" "$(head -n 1 "$scratch/err")"

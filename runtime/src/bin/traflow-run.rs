@@ -40,7 +40,7 @@ const ISA: &str = "TRAFLOW_ISA";
 
 const EXAMPLES: &str = "\
 The kernels are those of the fastest instruction set that the processor has; TRAFLOW_ISA=scalar, avx2, avxvnni,
-avx512, vnni, neon or dotprod forces one.
+avx512, vnni, amx, neon or dotprod forces one.
 
 Examples:
   traflow-run digits.traflow --seed 7 -o seven.png

@@ -625,7 +625,7 @@ mod tests {
 
     #[test]
     fn run_is_the_definition() {
-        for (channels, outs) in [(1, 1), (3, 2), (5, 17), (8, 16), (12, 40), (20, 64), (16, 99)] {
+        for (channels, outs) in [(1, 1), (3, 2), (5, 17), (8, 16), (12, 40), (20, 64), (16, 99), (32, 48)] {
             for (height, width) in [(1, 1), (2, 2), (7, 7), (3, 5), (1, 9), (9, 1), (8, 8)] {
                 for kernel in [1, 3] {
                     let shape = Shape::new(channels as u16, height, width);
