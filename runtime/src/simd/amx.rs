@@ -151,40 +151,39 @@ mod tests {
     use super::super::matrix::ROWS;
     use super::*;
     use std::vec::Vec;
+    use traflow_graph::noise::Noise;
+
+    /// The sum of the products of a pixel of a block with an output channel of a panel.
+    fn expected(blocks: &Blocks<'_>, block: usize, pixel: usize, panel: usize, lane: usize) -> i32 {
+        let of_tap = |index: usize| {
+            let (down, right) = (index / blocks.depth, index % blocks.depth);
+            let factor =
+                blocks.factors[blocks.places[block] + pixel * blocks.next + down * blocks.row + right];
+            i32::from(factor) * i32::from(blocks.panels[panel][index / QUAD][lane][index % QUAD])
+        };
+        (0..blocks.kernel * blocks.depth).map(of_tap).sum()
+    }
 
     #[test]
     fn products_are_the_definition() {
         let Some(amx) = Amx::detect() else { return };
-        let byte = |index: usize| (index * 2_654_435_761 >> 7) as u8;
-        let factors: Vec<u8> = (0..6000).map(byte).collect();
-        let weights: Vec<Row> =
-            (0..2 * 48).map(|row| [(); LANES].map(|()| [0; QUAD]).map(|_| [byte(row) as i8; QUAD])).collect();
+        let noise = Noise::new(5);
+        let factors: Vec<u8> = (0..6000).map(|i| noise.word(i) as u8).collect();
+        let weights: Vec<i8> = (6000..13_000).map(|i| noise.word(i) as i8).collect();
+        let rows: &[Row] = weights.as_chunks().0.as_chunks().0;
         for (pixels, next, kernel, row, depth) in
             [(16, 64, 3, 1200, 64), (7, 20, 1, 0, 60), (1, 4, 3, 12, 12)]
         {
-            let places = core::array::from_fn(|block| block * 100 + block % 3);
             let quads = kernel * depth / QUAD;
-            let panels = [&weights[..quads], &weights[48..48 + quads]];
+            let panels = [&rows[..quads], &rows[50..50 + quads]];
+            let places = core::array::from_fn(|block| block * 100 + block % 3);
+            let blocks = Blocks { factors: &factors, places, pixels, next, kernel, row, depth, panels };
             let mut sums = [[[[7; LANES]; ROWS]; 2]; BLOCKS];
-            amx.multiply(
-                &Blocks { factors: &factors, places, pixels, next, kernel, row, depth, panels },
-                &mut sums,
-            );
-            for (block, sums) in sums.iter().enumerate() {
-                for (panel, sums) in panels.iter().zip(sums) {
-                    for (pixel, sums) in sums.iter().enumerate().take(pixels) {
-                        for (lane, &sum) in sums.iter().enumerate() {
-                            let mut expected = 0;
-                            for (index, number) in (0..kernel * depth).map(|i| {
-                                (i, &factors[places[block] + pixel * next + i / depth * row + i % depth])
-                            }) {
-                                expected +=
-                                    i32::from(*number) * i32::from(panel[index / QUAD][lane][index % QUAD]);
-                            }
-                            assert_eq!(sum, expected);
-                        }
-                    }
-                }
+            amx.multiply(&blocks, &mut sums);
+            for index in 0..BLOCKS * 2 * pixels * LANES {
+                let (block, panel) = (index / (2 * pixels * LANES), index / (pixels * LANES) % 2);
+                let (pixel, lane) = (index / LANES % pixels, index % LANES);
+                assert_eq!(sums[block][panel][pixel][lane], expected(&blocks, block, pixel, panel, lane));
             }
         }
     }
