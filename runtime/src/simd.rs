@@ -350,13 +350,16 @@ impl Isa {
 
     /// All that this processor has, the slowest first.
     pub fn all() -> impl Iterator<Item = Self> {
+        // Once: on a virtual machine it takes some microseconds.
+        #[cfg(target_arch = "x86_64")]
+        let features = cpuid::Features::detect();
         #[cfg(target_arch = "x86_64")]
         let more = [
-            avx2::Avx2::detect().map(Token::Avx2),
-            avx2::AvxVnni::detect().map(Token::AvxVnni),
-            avx512::Avx512::detect().map(Token::Avx512),
-            avx512::Vnni::detect().map(Token::Vnni),
-            avx512::Vnni::detect_amx().map(Token::Vnni),
+            avx2::Avx2::of(features).map(Token::Avx2),
+            avx2::AvxVnni::of(features).map(Token::AvxVnni),
+            avx512::Avx512::of(features).map(Token::Avx512),
+            avx512::Vnni::of(features).map(Token::Vnni),
+            avx512::Vnni::with_amx(features).map(Token::Vnni),
         ];
         #[cfg(target_arch = "aarch64")]
         let more = [neon::Neon::detect().map(Token::Neon), neon::Dotprod::detect().map(Token::Dotprod)];

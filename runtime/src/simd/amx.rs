@@ -14,8 +14,8 @@ use super::{LANES, Row};
 pub(super) struct Amx(());
 
 impl Amx {
-    pub(super) fn detect() -> Option<Self> {
-        (Features::detect().amx_int8() && permitted()).then_some(Self(()))
+    pub(super) fn of(features: Features) -> Option<Self> {
+        (features.amx_int8() && permitted()).then_some(Self(()))
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn products_are_the_definition() {
-        let Some(amx) = Amx::detect() else { return };
+        let Some(amx) = Amx::of(Features::detect()) else { return };
         let noise = Noise::new(5);
         let factors: Vec<u8> = (0..6000).map(|i| noise.word(i) as u8).collect();
         let weights: Vec<i8> = (6000..13_000).map(|i| noise.word(i) as i8).collect();

@@ -10,8 +10,8 @@ use super::{Kernel, Simd};
 pub struct Avx2(());
 
 impl Avx2 {
-    pub(super) fn detect() -> Option<Self> {
-        Features::detect().avx2().then_some(Self(()))
+    pub(super) fn of(features: Features) -> Option<Self> {
+        features.avx2().then_some(Self(()))
     }
 }
 
@@ -20,8 +20,8 @@ impl Avx2 {
 pub struct AvxVnni(pub(super) Avx2);
 
 impl AvxVnni {
-    pub(super) fn detect() -> Option<Self> {
-        Features::detect().avx_vnni().then_some(Self(Avx2(())))
+    pub(super) fn of(features: Features) -> Option<Self> {
+        features.avx_vnni().then_some(Self(Avx2(())))
     }
 }
 

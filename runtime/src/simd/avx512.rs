@@ -11,12 +11,12 @@ use super::{Kernel, Simd};
 pub struct Avx512(());
 
 impl Avx512 {
-    pub(super) fn detect() -> Option<Self> {
-        Features::detect().avx512().then_some(Self(()))
+    pub(super) fn of(features: Features) -> Option<Self> {
+        features.avx512().then_some(Self(()))
     }
 }
 
-/// The processor has VNNI beside AVX-512, which is for integers, and is to use AMX, where it has it, or not.
+/// The processor has VNNI beside AVX-512, which is for integers, and perhaps is to use AMX.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Vnni {
     pub(super) avx512: Avx512,
@@ -24,13 +24,13 @@ pub struct Vnni {
 }
 
 impl Vnni {
-    pub(super) fn detect() -> Option<Self> {
-        Features::detect().avx512_vnni().then_some(Self { avx512: Avx512(()), amx: None })
+    pub(super) fn of(features: Features) -> Option<Self> {
+        features.avx512_vnni().then_some(Self { avx512: Avx512(()), amx: None })
     }
 
     /// With AMX.
-    pub(super) fn detect_amx() -> Option<Self> {
-        Some(Self { amx: Some(Amx::detect()?), ..Self::detect()? })
+    pub(super) fn with_amx(features: Features) -> Option<Self> {
+        Some(Self { amx: Some(Amx::of(features)?), ..Self::of(features)? })
     }
 }
 
