@@ -47,14 +47,12 @@ impl Blocks<'_> {
         let Self { factors, places, pixels, next, kernel, row, depth, panels } = *self;
         assert!((1..=ROWS).contains(&pixels) && kernel > 0, "a block of no size, or too large");
         assert!(depth > 0 && depth.is_multiple_of(QUAD), "quads that are not whole");
-        let sizes = [(kernel - 1).checked_mul(row), (pixels - 1).checked_mul(next), Some(depth)];
-        let of_block = sizes.into_iter().try_fold(0usize, |sum, size| sum.checked_add(size?));
-        let inside = |place: usize| of_block.and_then(|size| size.checked_add(place)) <= Some(factors.len());
-        assert!(of_block.is_some() && places.into_iter().all(inside), "a block outside the factors");
-        let quads = (depth / QUAD).checked_mul(kernel);
-        assert!(
-            panels.iter().all(|panel| quads <= Some(panel.len())) && quads.is_some(),
-            "a panel too short"
-        );
+        // No slice is as long as the largest number.
+        let (down, right) = ((kernel - 1).saturating_mul(row), (pixels - 1).saturating_mul(next));
+        let of_block = down.saturating_add(right).saturating_add(depth);
+        let inside = |place: usize| place.saturating_add(of_block) <= factors.len();
+        assert!(places.into_iter().all(inside), "a block outside the factors");
+        let quads = (depth / QUAD).saturating_mul(kernel);
+        assert!(panels.iter().all(|panel| quads <= panel.len()), "a panel too short");
     }
 }

@@ -441,6 +441,16 @@ impl Part<'_> {
         }
     }
 
+    /// The scales of N panels.
+    #[inline(always)]
+    pub(super) fn scales<S: Lanes, const N: usize>(&self, s: S, panel: usize) -> [Scale<S>; N] {
+        let mut scales = [self.scale(s, panel); N];
+        for (n, scale) in scales.iter_mut().enumerate().skip(1) {
+            *scale = self.scale(s, panel + n);
+        }
+        scales
+    }
+
     /// The scale of a panel.
     #[inline(always)]
     pub(super) fn scale<S: Lanes>(&self, s: S, panel: usize) -> Scale<S> {
@@ -484,10 +494,7 @@ impl<F: Factor, const M: usize, const N: usize, const WHOLE: bool> IntegerKernel
         for (begin, channels) in begin.iter_mut().zip(parts) {
             *begin = part.begin::<S, F, N>(s, band, panels, width, channels);
         }
-        let mut scales = [part.scale(s, panel); N];
-        for (n, scale) in scales.iter_mut().enumerate().skip(1) {
-            *scale = part.scale(s, panel + n);
-        }
+        let scales = part.scales::<S, N>(s, panel);
         for pixel in (band.pixels[0]..band.pixels[1]).step_by(M) {
             let places = part.places::<F, M>(band, pixel);
             let pixels = pixel..band.pixels[1];

@@ -67,10 +67,7 @@ fn blocks<S: Lanes, F: Factor, const N: usize>(s: S, part: &mut Part<'_>, band: 
         *quads = &part.panels.as_chunks().0[(panel + n) * LANES * rows..][..LANES * rows];
     }
     let begin = part.begin::<S, F, N>(s, band, panels, LANES, &(0..band.channels));
-    let mut scales = [part.scale(s, panel); N];
-    for (n, scale) in scales.iter_mut().enumerate().skip(1) {
-        *scale = part.scale(s, panel + n);
-    }
+    let scales = part.scales::<S, N>(s, panel);
     let panels: [&[Row]; 2] = [panels[0].as_chunks().0, panels[N - 1].as_chunks().0];
 
     // Blocks of a row, all of as many pixels: the last one may begin inside the one before.
