@@ -17,7 +17,7 @@ trap 'rm -r "$log"' EXIT
 
 programs=${TRAFLOW_PROGRAMS:-}
 if [ -z "$programs" ]; then
-    cargo build --quiet --manifest-path ../Cargo.toml --package traflow-runtime --bin traflow-run
+    cargo build --quiet --manifest-path ../Cargo.toml --package traflow-run
     programs=${CARGO_TARGET_DIR:-../target}/debug
 fi
 

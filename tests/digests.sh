@@ -18,7 +18,7 @@ scratch=$(mktemp -d)
 trap 'rm -r "$scratch"' EXIT
 programs=${TRAFLOW_PROGRAMS:-}
 if [ -z "$programs" ]; then
-    cargo build --quiet --package traflow-export --package traflow-runtime --bins
+    cargo build --quiet --package traflow-export --package traflow-run --bins
     programs=${CARGO_TARGET_DIR:-target}/debug
 fi
 programs=$(cd "$programs" && pwd)
@@ -36,8 +36,8 @@ pictures() {
 }
 
 find_cargo aarch64-unknown-linux-gnu std,panic_abort
-CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc "${cargo[@]}" build --quiet --package traflow-runtime \
-    --bin traflow-run --target aarch64-unknown-linux-gnu
+CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc "${cargo[@]}" build --quiet --package traflow-run \
+    --target aarch64-unknown-linux-gnu
 arm64=${CARGO_TARGET_DIR:-target}/aarch64-unknown-linux-gnu/debug/traflow-run
 [ -e web/traflow-simd128.wasm ] || web/build >/dev/null
 cat >"$scratch/pictures.mjs" <<SCRIPT

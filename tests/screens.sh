@@ -18,7 +18,7 @@ folder=${1:-$scratch}
 mkdir -p "$folder"
 folder=$(realpath "$folder")
 if [ -z "${TRAFLOW_PROGRAMS:-}" ]; then
-    cargo build --quiet --package traflow-export --package traflow-runtime --bins
+    cargo build --quiet --package traflow-export --package traflow-run --bins
     TRAFLOW_PROGRAMS=${CARGO_TARGET_DIR:-target}/debug
 fi
 TRAFLOW_PROGRAMS=$(realpath "$TRAFLOW_PROGRAMS")

@@ -1,5 +1,5 @@
 //! Multiply-accumulates a second of the convolution, for shapes of the networks, and as a share of what the processor can
-//! do: `cargo bench -p traflow-runtime --no-default-features`. `TRAFLOW_ISA` forces an instruction set.
+//! do: `cargo bench -p traflow-runtime`. `TRAFLOW_ISA` forces an instruction set.
 
 use std::time::Instant;
 use traflow_graph::model::{Weights, scratch_bytes};

@@ -30,7 +30,7 @@ struct Network {
 
 /// Runs the stages and prints the table.
 pub(crate) fn run() -> Result<()> {
-    let programs = Programs::build(&["traflow-trainer", "traflow-export", "traflow-runtime"])?;
+    let programs = Programs::build(&["traflow-trainer", "traflow-export", "traflow-run"])?;
     let start = Instant::now();
     fs::create_dir_all(root().join(RUN)).with_context(|| format!("making {RUN}"))?;
     let pairs = format!("{RUN}/pairs");

@@ -1,19 +1,18 @@
 //! Makes pictures with a model file, and measures how long that takes.
 
+mod arguments;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{BufReader, Write};
 use std::panic::resume_unwind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::Parser;
 #[cfg(target_os = "linux")]
 use memmap2::Advice;
 use memmap2::{Mmap, MmapMut};
@@ -25,6 +24,8 @@ use traflow_graph::op::Op;
 use traflow_graph::winograd::Winograd;
 use traflow_runtime::kernels::Peak;
 use traflow_runtime::{Cpu, Engine, IntegerEngine, Isa, Mix, Model, Shape};
+
+use arguments::{Arguments, Command, Outputs, Request, Source, Task};
 
 /// Pixels between the pictures of a grid.
 const GAP: usize = 2;
@@ -38,82 +39,16 @@ const MEASURE: f64 = 2.0;
 /// The environment's variable that forces an instruction set.
 const ISA: &str = "TRAFLOW_ISA";
 
-const EXAMPLES: &str = "\
-The kernels are those of the fastest instruction set that the processor has; TRAFLOW_ISA=scalar, avx2, avxvnni,
-avx512, vnni, amx, neon or dotprod forces one.
-
-Examples:
-  traflow-run digits.traflow --seed 7 -o seven.png
-  traflow-run digits.traflow --count 64 --steps 4 -o grid.png
-  traflow-run digits.traflow --count 64 -o grid.png --json
-  traflow-run digits.traflow --count 5000 --pictures pictures.idx
-  traflow-run digits.traflow --seed 7 --digest
-  traflow-run digits.traflow --seed 7,8,9,10@64,192 -o between.png
-  traflow-run digits.traflow --self-test
-  traflow-run --verify seven.png --model digits.traflow
-  traflow-run digits.traflow --bench --threads 2
-  traflow-run digits.traflow --profile
-
-A file of integers gives the same digest on every machine. One of floating point does not promise it.";
-
-/// Makes pictures with a model file.
-#[derive(Parser)]
-#[command(name = "traflow-run", version, after_help = EXAMPLES)]
-struct Arguments {
-    /// Model file
-    #[arg(required_unless_present = "model_file")]
-    model: Option<PathBuf>,
-    /// Model file, the same as the argument without a name
-    #[arg(long = "model", value_name = "MODEL", conflicts_with = "model")]
-    model_file: Option<PathBuf>,
-    /// Seed of the first picture; the others follow. Or A,B,C,D@X,Y, a point of a square that has seeds at its corners, row
-    /// by row: its distances from the left and from above, 0 to 256
-    #[arg(long, default_value_t = Source::Seed(0))]
-    seed: Source,
-    /// Number of pictures
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    count: u32,
-    /// Steps from noise to picture; the model file says which numbers it offers
-    #[arg(long, default_value_t = 1)]
-    steps: usize,
-    /// Class of the pictures, counted from 0, where the model has classes [default: none in particular]
-    #[arg(long)]
-    class: Option<usize>,
-    /// Threads for one picture; the pictures are the same
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
-    threads: u16,
-    /// PNG file to write, all pictures in a grid
-    #[arg(
-        short,
-        long,
-        required_unless_present_any = ["pictures", "digest", "self_test", "verify", "bench", "profile"],
-    )]
-    output: Option<PathBuf>,
-    /// IDX file to write, all pictures one after the other, as data sets are kept
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["self_test", "verify", "bench", "profile"])]
-    pictures: Option<PathBuf>,
-    /// Print the SHA-256 of each picture's bytes, by row, column and channel
-    #[arg(long)]
-    digest: bool,
-    /// Run the file's self-test, and name the first node that computes something else
-    #[arg(long, conflicts_with_all = ["output", "digest", "verify"])]
-    self_test: bool,
-    /// Make the pictures of this PNG again, from what its text says, and compare
-    #[arg(long, value_name = "PNG", conflicts_with_all = ["output", "digest", "seed", "count", "steps"])]
-    verify: Option<PathBuf>,
-    /// Make the picture of the seed again and again, and print how long that takes
-    #[arg(long, conflicts_with_all = ["output", "count", "digest", "self_test", "verify"])]
-    bench: bool,
-    /// Print how long each operation takes, and how near that is to what the processor can do, sums or bytes
-    #[arg(long, conflicts_with_all = ["output", "count", "digest", "self_test", "verify", "bench"])]
-    profile: bool,
-    /// Print the result as one JSON object
-    #[arg(long)]
-    json: bool,
-}
-
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let done = match arguments::parse() {
+        Ok(Command::Run(arguments)) => run(&arguments),
+        Ok(Command::Print(text)) => writeln!(std::io::stdout(), "{text}").map_err(Into::into),
+        Err(error) => {
+            eprintln!("error: {error}; traflow-run --help says what there is");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -124,8 +59,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let started = Instant::now();
-    let path =
-        arguments.model.as_ref().or(arguments.model_file.as_ref()).context("no model file is given")?;
+    let path = &arguments.model;
     let reading = || format!("reading {}", path.display());
     let bytes = map(path).with_context(reading)?;
     // Where damage breaks the format too, the checksum is still what is wrong.
@@ -139,21 +73,21 @@ fn run(arguments: &Arguments) -> Result<()> {
         Dtype::F32 | Dtype::F16 => Engine::arena_bytes(&model),
     })?;
     // Whether what is written says which file it is of.
-    let named = arguments.output.is_some() || arguments.json;
+    let named = arguments.json || matches!(&arguments.task, Task::Pictures(Outputs { grid: Some(_), .. }));
     let (text, mut result) = thread::scope(|scope| {
         let check = Aside::start(scope, || model.verify_checksum().with_context(reading));
-        let mut runner = Runner::new(model, check, isa, arguments.threads.into(), &mut arena)?;
+        let mut runner = Runner::new(model, check, isa, arguments.threads, &mut arena)?;
         runner.set_class(arguments.class)?;
-        match &arguments.verify {
-            _ if arguments.bench => bench(arguments, &mut runner, started),
-            _ if arguments.profile => profile(arguments, &mut runner, isa),
-            _ if arguments.self_test => {
+        match &arguments.task {
+            Task::Bench => bench(arguments, &mut runner, started),
+            Task::Profile => profile(arguments, &mut runner, isa),
+            Task::SelfTest => {
                 runner.checked()?;
                 runner.self_test().with_context(|| format!("the self-test of {}", path.display()))?;
                 let text = format!("{}: every node computes what the file expects", path.display());
                 Ok((text, json!({ "self_test": true })))
             }
-            Some(image) => {
+            Task::Verify(image) => {
                 runner.checked()?;
                 let Request { seed, count, steps } = verify(&mut runner, image, &hex(&bytes))
                     .with_context(|| format!("{} is not of {}", image.display(), path.display()))?;
@@ -162,9 +96,9 @@ fn run(arguments: &Arguments) -> Result<()> {
                 let result = json!({ "image": image, "verified": true, "seed": seed.json(), "count": count, "steps": steps });
                 Ok((format!("{}: {made}", image.display()), result))
             }
-            None => {
+            Task::Pictures(outputs) => {
                 let digest = named.then(|| Aside::start(scope, || hex(&bytes)));
-                pictures(arguments, &mut runner, digest)
+                pictures(arguments.request, outputs, &mut runner, digest)
             }
         }
     })?;
@@ -211,80 +145,9 @@ enum AnyEngine<'m, 'a> {
     Integer(IntegerEngine<'m, 'a>),
 }
 
-/// What a picture starts from.
-#[derive(Clone, Copy)]
-enum Source {
-    Seed(u64),
-    /// Seeds and a point between them, as [`Mix`] takes them.
-    Between([u64; 4], [u16; 2]),
-}
-
-impl Source {
-    /// The seed of a picture by its place in the grid.
-    fn next(self, index: u32) -> Self {
-        match self {
-            Self::Seed(seed) => Self::Seed(seed.wrapping_add(index.into())),
-            between => between,
-        }
-    }
-
-    fn seed(self) -> Result<u64> {
-        match self {
-            Self::Seed(seed) => Ok(seed),
-            Self::Between(..) => bail!("a measurement takes one seed, and not a point between seeds"),
-        }
-    }
-
-    fn json(self) -> Value {
-        match self {
-            Self::Seed(seed) => json!(seed),
-            between => json!(between.to_string()),
-        }
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Seed(seed) => seed.fmt(f),
-            Self::Between([a, b, c, d], [x, y]) => write!(f, "{a},{b},{c},{d}@{x},{y}"),
-        }
-    }
-}
-
-impl FromStr for Source {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let Some((seeds, at)) = text.split_once('@') else {
-            return Ok(Self::Seed(
-                text.parse().context("it is no whole number from 0 to 2^64 - 1, nor A,B,C,D@X,Y")?,
-            ));
-        };
-        Ok(Self::Between(numbers(seeds, u64::MAX)?, numbers(at, Mix::SIDE.into())?.map(|place| place as u16)))
-    }
-}
-
-/// So many numbers with commas between them.
-fn numbers<const N: usize>(text: &str, most: u64) -> Result<[u64; N]> {
-    let numbers = text.split(',').map(|number| number.parse().ok().filter(|&number| number <= most));
-    let numbers: Option<Vec<u64>> = numbers.collect();
-    let numbers = numbers.and_then(|numbers| <[u64; N]>::try_from(numbers).ok());
-    numbers
-        .with_context(|| format!("{text} is not {N} whole numbers from 0 to {most} with commas between them"))
-}
-
-/// Which pictures.
-#[derive(Clone, Copy)]
-struct Request {
-    seed: Source,
-    count: u32,
-    steps: usize,
-}
-
 impl Request {
     /// The text of a PNG.
-    fn texts(&self, model: &str, picture: &str) -> [(&'static str, String); 5] {
+    pub(crate) fn texts(&self, model: &str, picture: &str) -> [(&'static str, String); 5] {
         let values = [
             model.to_owned(),
             picture.to_owned(),
@@ -474,36 +337,36 @@ fn memory(bytes: usize) -> Result<MmapMut> {
 
 /// Makes pictures, and writes them where that was asked for. What was done, as text and as JSON.
 fn pictures(
-    arguments: &Arguments,
+    request: Request,
+    outputs: &Outputs,
     runner: &mut Runner<'_, '_, '_>,
     model: Option<Aside<'_, String>>,
 ) -> Result<(String, Value)> {
-    let request = Request { seed: arguments.seed, count: arguments.count, steps: arguments.steps };
     let Request { seed, count, steps } = request;
     let sizes = runner.model();
     let shape = sizes.image().shape();
-    let grid = arguments.output.as_ref().map(|_| Grid::new(shape, count as usize)).transpose()?;
+    let grid = outputs.grid.as_ref().map(|_| Grid::new(shape, count as usize)).transpose()?;
     let Made { bytes, median } = runner.make(request)?;
     let model = &model.map(Aside::result).unwrap_or_default();
     let mut lines = Vec::new();
     let mut result = json!({
         "model_digest": model, "seed": seed.json(), "count": count, "steps": steps, "ms_per_image": median,
-        "arena_bytes": sizes.arena_bytes(), "weights_bytes": sizes.weights_bytes(), "output": arguments.output,
-        "pictures": arguments.pictures,
+        "arena_bytes": sizes.arena_bytes(), "weights_bytes": sizes.weights_bytes(), "output": outputs.grid,
+        "pictures": outputs.pictures,
     });
-    if arguments.digest {
+    if outputs.digest {
         let digests: Vec<String> = bytes.chunks_exact(shape.elements()).map(hex).collect();
         let seeds = (0..).map(|index| seed.next(index));
         lines.extend(digests.iter().zip(seeds).map(|(digest, seed)| format!("{digest}  seed {seed}")));
         result["digests"] = digests.into();
     }
-    if let (Some(output), Some(mut grid)) = (&arguments.output, grid) {
+    if let (Some(output), Some(mut grid)) = (&outputs.grid, grid) {
         grid.put(&bytes);
         let texts = request.texts(model, &hex(&bytes));
         grid.save(output, &texts).with_context(|| format!("writing {}", output.display()))?;
         lines.push(format!("{}: {count} pictures, {median:.2} ms each", output.display()));
     }
-    if let Some(path) = &arguments.pictures {
+    if let Some(path) = &outputs.pictures {
         let idx = idx(shape, count, &bytes);
         traflow_graph::file::write(path, &idx).with_context(|| format!("writing {}", path.display()))?;
         lines.push(format!("{}: {count} pictures, {median:.2} ms each", path.display()));
@@ -517,14 +380,14 @@ fn bench(
     runner: &mut Runner<'_, '_, '_>,
     started: Instant,
 ) -> Result<(String, Value)> {
-    let seed = arguments.seed.seed()?;
-    runner.observe(seed, arguments.steps, &mut |_| ())?;
+    let seed = arguments.request.seed.seed()?;
+    runner.observe(seed, arguments.request.steps, &mut |_| ())?;
     let first = milliseconds(started);
     let mut times = Vec::new();
     let start = Instant::now();
     while times.is_empty() || start.elapsed().as_secs_f64() < MEASURE {
         let start = Instant::now();
-        runner.observe(seed, arguments.steps, &mut |_| ())?;
+        runner.observe(seed, arguments.request.steps, &mut |_| ())?;
         times.push(milliseconds(start));
     }
     let (runs, median) = (times.len(), median(&mut times));
@@ -554,7 +417,7 @@ fn profile(arguments: &Arguments, runner: &mut Runner<'_, '_, '_>, isa: Isa) -> 
     let start = Instant::now();
     while times.iter().all(Vec::is_empty) || start.elapsed().as_secs_f64() < MEASURE {
         let mut last = Instant::now();
-        runner.observe(arguments.seed.seed()?, arguments.steps, &mut |index| {
+        runner.observe(arguments.request.seed.seed()?, arguments.request.steps, &mut |index| {
             let now = Instant::now();
             times[index].push((now - last).as_secs_f64() * 1e3);
             last = now;
@@ -562,7 +425,7 @@ fn profile(arguments: &Arguments, runner: &mut Runner<'_, '_, '_>, isa: Isa) -> 
     }
     let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
     let total: f64 = medians.iter().sum();
-    let peak = peak(isa) * f64::from(arguments.threads);
+    let peak = peak(isa) * arguments.threads as f64;
     let mut copies = Copies::default();
 
     let mut text = format!(
@@ -588,7 +451,7 @@ fn profile(arguments: &Arguments, runner: &mut Runner<'_, '_, '_>, isa: Isa) -> 
         // The least time that the sums take, and that the bytes do.
         if model.weights() != Dtype::I8 {
             let sums = products(&node) as f64 / peak / 1e6;
-            let bytes = bytes as f64 / copies.rate(bytes) / f64::from(arguments.threads) / 1e6;
+            let bytes = bytes as f64 / copies.rate(bytes) / arguments.threads as f64 / 1e6;
             let (roof, limit) = (sums.max(bytes) / ms, if sums > bytes { "sums" } else { "bytes" });
             text += &format!(" {:>5.0} % {limit}", 100.0 * roof);
             (row["of_roof"], row["limit"]) = (json!(roof), json!(limit));
@@ -618,8 +481,8 @@ fn profile(arguments: &Arguments, runner: &mut Runner<'_, '_, '_>, isa: Isa) -> 
 /// Adds to a measurement what was measured.
 fn describe(arguments: &Arguments, runner: &Runner<'_, '_, '_>, result: &mut Value) {
     let model = runner.model();
-    result["seed"] = arguments.seed.json();
-    result["steps"] = json!(arguments.steps);
+    result["seed"] = arguments.request.seed.json();
+    result["steps"] = json!(arguments.request.steps);
     result["threads"] = json!(arguments.threads);
     result["isa"] = json!(runner.isa().name());
     result["arena_bytes"] = json!(model.arena_bytes());

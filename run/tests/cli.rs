@@ -1,6 +1,5 @@
 //! `traflow-run` as a program.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
-#![cfg(feature = "cli")]
 
 use std::process::{Command, Output};
 
