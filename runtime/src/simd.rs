@@ -8,12 +8,23 @@
 use core::fmt;
 
 /// The method of a token that runs a kernel, compiled for the features of its instruction set. It is a function of its own
-/// because it is never inlined: an attribute of the inner function alone does not stop the compiler.
+/// because it is never inlined: an attribute of the inner function alone does not stop the compiler. Kernels that have no use
+/// for the dot products of an instruction set are run by its `base`, lest they be compiled twice; those that are made of `dots`
+/// by that one, where there is one.
 #[allow(unused_macros, reason = "a processor without vectors has no use for it")]
 macro_rules! compiled {
-    (fn $run:ident($token:ident, $kernel:ident, [$element:ty]), $features:literal) => {
+    (
+        fn $run:ident($token:ident, $kernel:ident, [$element:ty]), $features:literal
+        $(, base $base:tt)? $(, dots $dots:tt)?
+    ) => {
         #[inline(never)]
         fn $run(self, kernel: impl $kernel, scratch: &mut [$element]) {
+            $(if !has_dots(&kernel) {
+                return self.$base.$run(kernel, scratch);
+            })?
+            $(if has_dots(&kernel) {
+                return self.$dots.$run(kernel, scratch);
+            })?
             #[target_feature(enable = $features)]
             fn compiled(s: $token, kernel: impl $kernel, scratch: &mut [$element]) {
                 kernel.run(s, scratch);
@@ -58,7 +69,7 @@ pub(crate) use dsp::Dsp as Device;
 pub(crate) use grid::Grid;
 pub(crate) use lanes::{Factor, begin, dot_rows, dots, dots_part, each};
 pub use lanes::{IntegerKernel, LANES, Lanes, Row, Vectors};
-pub(crate) use matrix::{BLOCKS, Blocks, ROWS, Sums};
+pub(crate) use matrix::{BLOCKS, Blocks, ROWS};
 #[cfg(feature = "threads")]
 pub(crate) use team::Team;
 pub(crate) use tile::{Columns, accumulate, rows, rows_mut};
@@ -428,6 +439,7 @@ impl Isa {
     }
 
     /// Runs a kernel, compiled for this instruction set.
+    #[inline(never)]
     pub fn run(self, kernel: impl Kernel, scratch: &mut [f32]) {
         match self.0 {
             #[cfg(scalar)]

@@ -18,6 +18,7 @@ mod elementwise;
 mod few;
 mod group_norm;
 mod matrices;
+mod rescale;
 mod rows;
 mod winograd;
 mod winograd4;
@@ -82,10 +83,62 @@ impl Values<'_> {
     #[inline(always)]
     fn load<S: Lanes>(&self, s: S, index: usize, width: usize) -> S::V {
         match self {
-            Self::Narrow(x) if width == LANES => s.load8(array(x, index)),
-            Self::Narrow(x) => s.load8(&lanes(&x[index..index + width])),
-            Self::Wide(x) if width == LANES => s.load16(array(x, index)),
-            Self::Wide(x) => s.load16(&lanes(&x[index..index + width])),
+            Self::Narrow(x) => load_part(s, &x[index..index + width]),
+            Self::Wide(x) => load_part(s, &x[index..index + width]),
+        }
+    }
+}
+
+/// A number of 8 or of 16 bits.
+trait Number: bytemuck::Pod {
+    /// Widened.
+    fn load<S: Lanes>(s: S, x: &[Self; LANES]) -> S::V;
+    /// The nearest numbers.
+    fn store<S: Lanes>(s: S, v: S::V, y: &mut [Self; LANES]);
+}
+
+impl Number for i8 {
+    #[inline(always)]
+    fn load<S: Lanes>(s: S, x: &[Self; LANES]) -> S::V {
+        s.load8(x)
+    }
+
+    #[inline(always)]
+    fn store<S: Lanes>(s: S, v: S::V, y: &mut [Self; LANES]) {
+        s.store8(v, y);
+    }
+}
+
+impl Number for i16 {
+    #[inline(always)]
+    fn load<S: Lanes>(s: S, x: &[Self; LANES]) -> S::V {
+        s.load16(x)
+    }
+
+    #[inline(always)]
+    fn store<S: Lanes>(s: S, v: S::V, y: &mut [Self; LANES]) {
+        s.store16(v, y);
+    }
+}
+
+/// The elements, at most as many as a vector has lanes, and zeros.
+#[inline(always)]
+fn load_part<S: Lanes, X: Number>(s: S, x: &[X]) -> S::V {
+    match x.first_chunk() {
+        Some(x) => X::load(s, x),
+        None => X::load(s, &lanes(x)),
+    }
+}
+
+/// The nearest numbers of as many lanes as there are elements.
+#[inline(always)]
+fn store_part<S: Lanes, Y: Number>(s: S, v: S::V, y: &mut [Y]) {
+    match y.first_chunk_mut() {
+        Some(y) => Y::store(s, v, y),
+        None => {
+            let mut whole = [Y::zeroed(); LANES];
+            Y::store(s, v, &mut whole);
+            y.copy_from_slice(&whole[..y.len()]);
         }
     }
 }
@@ -97,37 +150,6 @@ fn load<S: Lanes>(s: S, x: Option<Values<'_>>, y: &ValuesMut<'_>, index: usize, 
         Some(x) => x.load(s, index, width),
         None => y.values().load(s, index, width),
     }
-}
-
-/// So many elements of x, or of y where there is no x, as N vectors; what is missing in the last one are zeros.
-#[inline(always)]
-fn load_row<S: Lanes, const N: usize>(
-    s: S,
-    x: Option<Values<'_>>,
-    y: &ValuesMut<'_>,
-    index: usize,
-    width: usize,
-) -> [S::V; N] {
-    let mut row = [s.splat(0); N];
-    let x = match x {
-        Some(x) => x,
-        None => y.values(),
-    };
-    match x {
-        Values::Narrow(x) => {
-            let x = &x[index..index + width];
-            for n in 0..N {
-                row[n] = s.load8(&lanes(&x[n * LANES..]));
-            }
-        }
-        Values::Wide(x) => {
-            let x = &x[index..index + width];
-            for n in 0..N {
-                row[n] = s.load16(&lanes(&x[n * LANES..]));
-            }
-        }
-    }
-    row
 }
 
 /// As many elements as an array has, from an index on.
@@ -219,55 +241,8 @@ impl<'a> ValuesMut<'a> {
     #[inline(always)]
     fn store<S: Lanes>(&mut self, s: S, v: S::V, index: usize, width: usize) {
         match self {
-            Self::Narrow(y) => match y[index..index + width].first_chunk_mut() {
-                Some(y) => s.store8(v, y),
-                None => {
-                    let mut whole = [0; LANES];
-                    s.store8(v, &mut whole);
-                    y[index..index + width].copy_from_slice(&whole[..width]);
-                }
-            },
-            Self::Wide(y) => match y[index..index + width].first_chunk_mut() {
-                Some(y) => s.store16(v, y),
-                None => {
-                    let mut whole = [0; LANES];
-                    s.store16(v, &mut whole);
-                    y[index..index + width].copy_from_slice(&whole[..width]);
-                }
-            },
-        }
-    }
-
-    /// The nearest numbers of so many lanes of N vectors, of which the last one is not empty.
-    #[inline(always)]
-    fn store_row<S: Lanes, const N: usize>(&mut self, s: S, row: &[S::V; N], index: usize, width: usize) {
-        match self {
-            Self::Narrow(y) => {
-                let y = &mut y[index..index + width];
-                for n in 0..N {
-                    match y[n * LANES..].first_chunk_mut() {
-                        Some(y) => s.store8(row[n], y),
-                        None => {
-                            let mut whole = [0; LANES];
-                            s.store8(row[n], &mut whole);
-                            y[n * LANES..].copy_from_slice(&whole[..width - n * LANES]);
-                        }
-                    }
-                }
-            }
-            Self::Wide(y) => {
-                let y = &mut y[index..index + width];
-                for n in 0..N {
-                    match y[n * LANES..].first_chunk_mut() {
-                        Some(y) => s.store16(row[n], y),
-                        None => {
-                            let mut whole = [0; LANES];
-                            s.store16(row[n], &mut whole);
-                            y[n * LANES..].copy_from_slice(&whole[..width - n * LANES]);
-                        }
-                    }
-                }
-            }
+            Self::Narrow(y) => store_part(s, v, &mut y[index..index + width]),
+            Self::Wide(y) => store_part(s, v, &mut y[index..index + width]),
         }
     }
 

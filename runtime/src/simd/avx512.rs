@@ -3,16 +3,17 @@
 use core::arch::x86_64::*;
 
 use super::amx::Amx;
+use super::avx2::Avx2;
 use super::cpuid::Features;
 use super::{Kernel, Simd};
 
-/// The processor has AVX-512.
+/// The processor has AVX-512, and AVX2 with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Avx512(());
+pub struct Avx512(pub(super) Avx2);
 
 impl Avx512 {
     pub(super) fn of(features: Features) -> Option<Self> {
-        features.avx512().then_some(Self(()))
+        Avx2::of(features).filter(|_| features.avx512()).map(Self)
     }
 }
 
@@ -25,7 +26,7 @@ pub struct Vnni {
 
 impl Vnni {
     pub(super) fn of(features: Features) -> Option<Self> {
-        features.avx512_vnni().then_some(Self { avx512: Avx512(()), amx: None })
+        Some(Self { avx512: Avx512::of(features)?, amx: None }).filter(|_| features.avx512_vnni())
     }
 
     /// With AMX.
@@ -46,7 +47,7 @@ impl Simd for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
     // 24 sums, three vectors of weights, and factors that are broadcast from memory.
-    const TILE: [usize; 2] = [8, 3];
+    const TILE: [usize; 2] = [8, 2];
 
     compiled!(fn run(Avx512, Kernel, [f32]), "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt");
 

@@ -241,8 +241,17 @@ fn interpolate<S: Lanes>(s: S, table: &[i16; TABLE], p: S::V) -> S::V {
 
 /// Work on integers that is compiled for every instruction set with vector registers.
 pub trait IntegerKernel {
+    /// Whether most of it are dot products, for which some instruction sets have instructions.
+    const DOTS: bool = false;
+
     /// Does it. The scratch memory is that of the thread.
     fn run<S: Lanes>(self, s: S, scratch: &mut [u8]);
+}
+
+/// Whether most of a kernel are dot products.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+const fn has_dots<K: IntegerKernel>(_: &K) -> bool {
+    K::DOTS
 }
 
 /// An instruction set with vectors of integers.
@@ -273,6 +282,7 @@ pub enum Vectors {
 
 impl Vectors {
     /// Runs a kernel, compiled for this instruction set.
+    #[inline(never)]
     pub fn run(self, kernel: impl IntegerKernel, scratch: &mut [u8]) {
         match self {
             #[cfg(target_arch = "x86_64")]

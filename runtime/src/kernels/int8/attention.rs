@@ -165,6 +165,8 @@ pub(crate) fn ample_bytes(channels: usize, pixels: usize) -> usize {
 }
 
 impl IntegerKernel for Part<'_> {
+    const DOTS: bool = true;
+
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S, scratch: &mut [u8]) {
         let mut near = [[0; QUERIES]; NEAR];

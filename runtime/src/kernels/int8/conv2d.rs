@@ -5,10 +5,11 @@ use traflow_graph::quant::{PANEL, QUAD, Wide};
 
 use super::few::{self, Few};
 use super::matrices::{self, Matrices};
+use super::rescale::{Aligned, Rescale, RescalePart, Sums};
 use super::winograd4::{self, Tiled};
-use super::{Values, ValuesMut, lanes, load_row, rows, winograd};
+use super::{Values, ValuesMut, rows, winograd};
 use crate::cpu::Cpu;
-use crate::simd::{Device, Factor, IntegerKernel, Lanes, Row, dots, dots_part};
+use crate::simd::{Device, Factor, IntegerKernel, LANES, Lanes, Row, dots, dots_part};
 use crate::tiles::group;
 
 /// Convolution with stride 1, padded to the same size, and a residual:
@@ -125,15 +126,17 @@ pub(super) struct Part<'a> {
     pub(super) zeros: [i32; 2],
     pub(super) factors: [&'a [i32]; 2],
     pub(super) bias: &'a [Wide],
-    shift: u32,
-    residual: i32,
-    r: Option<Values<'a>>,
+    pub(super) shift: u32,
+    pub(super) residual: i32,
+    pub(super) r: Option<Values<'a>>,
     /// The first of the rows.
     pub(super) first: usize,
     pub(super) y: ValuesMut<'a>,
 }
 
 impl IntegerKernel for Part<'_> {
+    const DOTS: bool = true;
+
     #[inline(always)]
     fn run<S: Lanes>(self, s: S, scratch: &mut [u8]) {
         if matrices::pays(s, &self) {
@@ -143,13 +146,26 @@ impl IntegerKernel for Part<'_> {
         } else if few::pays(&self, scratch.len()) {
             s.run_integers(Few(self), scratch);
         } else {
-            self.direct(s, scratch, &mut Panels);
+            match self.x {
+                Values::Narrow(x) => self.narrow(s, x, scratch, &mut Panels),
+                Values::Wide(x) => self.bands(s, x, numbers(scratch), &mut Panels),
+            }
         }
     }
 }
 
+/// Fills pixels with one factor up to the split of their channels, and with another one after it.
+#[inline(never)]
+fn fill<F: Copy>(factors: &mut [F], channels: usize, split: usize, zeros: [F; 2]) {
+    for factors in factors.chunks_exact_mut(channels) {
+        let (first, second) = factors.split_at_mut(split);
+        first.fill(zeros[0]);
+        second.fill(zeros[1]);
+    }
+}
+
 /// Memory for numbers of 16 bits.
-fn numbers(scratch: &mut [u8]) -> &mut [i16] {
+pub(super) fn numbers(scratch: &mut [u8]) -> &mut [i16] {
     let whole = scratch.len() & !1;
     bytemuck::try_cast_slice_mut(&mut scratch[..whole]).unwrap_or_default()
 }
@@ -192,13 +208,12 @@ impl Part<'_> {
         columns * usize::from(self.shape.channels).next_multiple_of(QUAD)
     }
 
-    /// Computes it from whole sums.
+    /// Computes it from the sums of an input of 8 bits.
     #[inline(always)]
-    pub(super) fn direct<S: Lanes>(self, s: S, scratch: &mut [u8], compute: &mut impl Compute) {
-        match (self.x, S::BYTES) {
-            (Values::Narrow(x), Some(_)) => self.bands(s, x, scratch, compute),
-            (Values::Narrow(x), None) => self.bands(s, x, numbers(scratch), compute),
-            (Values::Wide(x), _) => self.bands(s, x, numbers(scratch), compute),
+    pub(super) fn narrow<S: Lanes>(self, s: S, x: &[i8], scratch: &mut [u8], compute: &mut impl Compute) {
+        match S::BYTES {
+            Some(_) => self.bands(s, x, scratch, compute),
+            None => self.bands(s, x, numbers(scratch), compute),
         }
     }
 
@@ -240,13 +255,8 @@ impl Part<'_> {
         let channels = usize::from(self.shape.channels);
         let padded = channels.next_multiple_of(QUAD);
         let of_row = usize::from(self.shape.width) * channels;
-        let outside = |factors: &mut [F]| {
-            for factors in factors.chunks_exact_mut(padded) {
-                let (first, second) = factors.split_at_mut(self.split);
-                first.fill(F::of::<S>(self.zeros[0]));
-                second.fill(F::of::<S>(self.zeros[1]));
-            }
-        };
+        let zeros = [F::of::<S>(self.zeros[0]), F::of::<S>(self.zeros[1])];
+        let outside = |factors: &mut [F]| fill(factors, padded, self.split, zeros);
         if row >= usize::from(self.shape.height) {
             return outside(factors);
         }
@@ -327,7 +337,7 @@ impl Part<'_> {
         })
     }
 
-    /// What the sums of a part begin with: what is added to the factors is taken away beforehand.
+    /// What has to be added to the sums of a part, since something is added to the factors.
     #[inline(always)]
     pub(super) fn begin<S: Lanes, F: Factor, const N: usize>(
         &self,
@@ -367,8 +377,8 @@ impl Part<'_> {
         panels: [&[[i8; QUAD]]; N],
         width: usize,
         part: &Range<usize>,
-        mut sums: [[S::V; N]; M],
     ) -> [[S::V; N]; M] {
+        let mut sums = [[s.splat(0); N]; M];
         for [first, length, skip] in self.pieces(part, band) {
             let mut pixels: [&[F]; M] = [&[]; M];
             for (pixel, place) in pixels.iter_mut().zip(places) {
@@ -405,65 +415,10 @@ impl Part<'_> {
         }
         places
     }
-
-    /// Rescales the sums of a tile, of whole panels or of fewer output channels. Pixels after the last one are not stored.
-    #[inline(always)]
-    pub(super) fn store<S: Lanes, const M: usize, const N: usize>(
-        &mut self,
-        s: S,
-        pixels: Range<usize>,
-        panel: usize,
-        whole: bool,
-        scales: &[Scale<S>; N],
-        sums: [&[[S::V; N]; M]; 2],
-    ) {
-        let (outs, out) = (self.bias.len(), panel * PANEL);
-        let width = if whole { N * PANEL } else { outs - out };
-        let two_parts = !self.factors[1].is_empty();
-        let residual = s.splat(self.residual);
-        for (m, (first, second)) in sums[0].iter().zip(sums[1]).take(pixels.len()).enumerate() {
-            let index = (pixels.start + m) * outs + out;
-            let mut row = [residual; N];
-            if self.residual != 0 {
-                row = load_row(s, self.r, &self.y, index, width);
-            }
-            for (n, scale) in scales.iter().enumerate() {
-                let mut sum = s.add_long(scale.bias, s.mul_long(first[n], scale.factors[0]));
-                if two_parts {
-                    sum = s.add_long(sum, s.mul_long(second[n], scale.factors[1]));
-                }
-                if self.residual != 0 {
-                    sum = s.add_long(sum, s.mul_long(row[n], residual));
-                }
-                row[n] = s.narrow(sum, self.shift);
-            }
-            self.y.store_row(s, &row, index, width);
-        }
-    }
-
-    /// The scales of N panels.
-    #[inline(always)]
-    pub(super) fn scales<S: Lanes, const N: usize>(&self, s: S, panel: usize) -> [Scale<S>; N] {
-        let mut scales = [self.scale(s, panel); N];
-        for (n, scale) in scales.iter_mut().enumerate().skip(1) {
-            *scale = self.scale(s, panel + n);
-        }
-        scales
-    }
-
-    /// The scale of a panel.
-    #[inline(always)]
-    pub(super) fn scale<S: Lanes>(&self, s: S, panel: usize) -> Scale<S> {
-        let outs = panel * PANEL..self.bias.len().min((panel + 1) * PANEL);
-        let mut factors = [s.splat(0); 2];
-        for (factors, of_part) in factors.iter_mut().zip(self.factors) {
-            if !of_part.is_empty() {
-                *factors = s.load(&lanes(&of_part[outs.clone()]));
-            }
-        }
-        Scale { bias: s.load_long(&lanes(&self.bias[outs])), factors }
-    }
 }
+
+/// Tiles whose sums are rescaled together.
+const TILES: usize = 4;
 
 /// Tiles of M pixels and N panels, or of one panel of fewer output channels where it is not whole.
 struct Tiles<'t, 'a, F, const M: usize, const N: usize, const WHOLE: bool> {
@@ -475,6 +430,8 @@ struct Tiles<'t, 'a, F, const M: usize, const N: usize, const WHOLE: bool> {
 impl<F: Factor, const M: usize, const N: usize, const WHOLE: bool> IntegerKernel
     for Tiles<'_, '_, F, M, N, WHOLE>
 {
+    const DOTS: bool = true;
+
     #[inline(always)]
     fn run<S: Lanes>(self, s: S, _: &mut [u8]) {
         let Self { part, band, panel } = self;
@@ -490,30 +447,40 @@ impl<F: Factor, const M: usize, const N: usize, const WHOLE: bool> IntegerKernel
         let parts = [0..split, split..band.channels];
         let parts = &parts[..if two_parts { 2 } else { 1 }];
 
-        let mut begin = [[s.splat(0); N]; 2];
-        for (begin, channels) in begin.iter_mut().zip(parts) {
-            *begin = part.begin::<S, F, N>(s, band, panels, width, channels);
+        let mut begin = Aligned([[[0; LANES]; N]; 2]);
+        for (begin, channels) in begin.0.iter_mut().zip(parts) {
+            for (to, v) in begin.iter_mut().zip(part.begin::<S, F, N>(s, band, panels, width, channels)) {
+                s.store(v, to);
+            }
         }
-        let scales = part.scales::<S, N>(s, panel);
-        for pixel in (band.pixels[0]..band.pixels[1]).step_by(M) {
-            let places = part.places::<F, M>(band, pixel);
-            let pixels = pixel..band.pixels[1];
-            let first = part.sums(s, band, places, panels, width, &parts[0], [begin[0]; M]);
-            if let Some(channels) = parts.get(1) {
-                let second = part.sums(s, band, places, panels, width, channels, [begin[1]; M]);
-                part.store(s, pixels, panel, WHOLE, &scales, [&first, &second]);
+        let mut sums = Aligned([[[[[0; LANES]; M]; TILES]; N]; 2]);
+        for first in (band.pixels[0]..band.pixels[1]).step_by(TILES * M) {
+            let pixels = first..band.pixels[1].min(first + TILES * M);
+            for (tile, pixel) in pixels.clone().step_by(M).enumerate() {
+                let places = part.places::<F, M>(band, pixel);
+                for (sums, channels) in sums.0.iter_mut().zip(parts) {
+                    let of_tile = part.sums::<S, F, M, N>(s, band, places, panels, width, channels);
+                    for (m, of_pixel) in of_tile.into_iter().enumerate() {
+                        for n in 0..N {
+                            s.store(of_pixel[n], &mut sums[n][tile][m]);
+                        }
+                    }
+                }
+            }
+            let sums = Sums {
+                parts: [sums.0[0].as_flattened().as_flattened(), sums.0[1].as_flattened().as_flattened()],
+                begin: [&begin.0[0], &begin.0[1]],
+                panel: TILES * M,
+                row: 0,
+            };
+            let rescale = Rescale { part, panels: panel..panel + N, pixels, rows: 1, sums };
+            if WHOLE {
+                s.run_integers(rescale, &mut []);
             } else {
-                part.store(s, pixels, panel, WHOLE, &scales, [&first, &first]);
+                s.run_integers(RescalePart(rescale), &mut []);
             }
         }
     }
-}
-
-/// What makes sums of products to numbers of the output, for a panel.
-#[derive(Clone, Copy)]
-pub(super) struct Scale<S: Lanes> {
-    bias: S::Long,
-    factors: [S::V; 2],
 }
 
 #[cfg(test)]
@@ -601,7 +568,10 @@ mod tests {
             let (mut expected_narrow, mut expected) = (narrow.clone(), start.clone());
             run(ValuesMut::Narrow(&mut expected_narrow), None, Case::Least);
             run(ValuesMut::Wide(&mut expected), None, Case::Least);
-            let tiled = kernel == 3 && outs.is_multiple_of(PANEL) && matches!(x, Values::Narrow(_));
+            let tiled = kernel == 3
+                && outs.is_multiple_of(PANEL)
+                && channels >= winograd4::WIDE
+                && matches!(x, Values::Narrow(_));
             let cases = [Case::Least, Case::Ample, Case::Winograd];
             let cases = if tiled { &cases[..] } else { &cases[..2] };
             for (cpu, &case) in cpus().iter().flat_map(|cpu| cases.iter().map(move |case| (cpu, case))) {

@@ -1,4 +1,4 @@
-//! 3×3 convolution on vectors to so few channels that a vector has room for those of three columns of the kernel.
+//! 3×3 convolution of 16 bits on vectors to so few channels that a vector has room for those of three columns of the kernel.
 //!
 //! Each pixel of the input, and each one beside the picture, is multiplied by the three weights above each other of every
 //! column: a third of the products. An output is the sum of three neighbours' products, each by its column.
@@ -7,8 +7,9 @@ use traflow_graph::model::ALIGN;
 use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD};
 
-use super::array;
-use super::conv2d::{Band, Compute, Part};
+use super::conv2d::{Band, Compute, Part, numbers};
+use super::rescale::{Rescale, RescalePart, Sums};
+use super::{Values, array};
 use crate::simd::{Factor, IntegerKernel, LANES, Lanes, Row, begin, dots};
 
 /// Columns of the kernel.
@@ -19,19 +20,23 @@ const PIXELS: usize = 8;
 
 /// Whether it can be computed so, and the memory suffices.
 pub(super) fn pays(part: &Part<'_>, memory: usize) -> bool {
-    let fits = part.kernel == COLUMNS && part.bias.len() * COLUMNS <= PANEL && part.factors[1].is_empty();
-    fits && memory >= part.kernel * part.row() * size_of::<i16>() + bytes(part.shape)
+    let of_16_bits = matches!(part.x, Values::Wide(_)) && part.factors[1].is_empty();
+    let fits = part.kernel == COLUMNS && part.bias.len() * COLUMNS <= PANEL;
+    of_16_bits && fits && memory >= part.kernel * part.row() * size_of::<i16>() + bytes(part.shape)
 }
 
 /// A part that is computed so.
 pub(super) struct Few<'a>(pub(super) Part<'a>);
 
 impl IntegerKernel for Few<'_> {
+    const DOTS: bool = true;
+
     #[inline(always)]
     fn run<S: Lanes>(self, s: S, scratch: &mut [u8]) {
         let Self(part) = self;
+        let Values::Wide(x) = part.x else { return };
         let (mut products, scratch) = Products::new(&part, scratch);
-        part.direct(s, scratch, &mut products);
+        part.bands(s, x, numbers(scratch), &mut products);
     }
 }
 
@@ -85,7 +90,6 @@ impl Compute for Products<'_> {
         let Self { weights, sums } = self;
         let quads = band.channels / QUAD;
         let begin = begin::<S, F>(s, weights);
-        let scale = [part.scale(s, 0)];
         for (row, start) in (band.pixels[0]..band.pixels[1]).step_by(width).enumerate() {
             for (tile, sums) in sums.as_chunks_mut::<PIXELS>().0.iter_mut().enumerate() {
                 let mut of_tile = [[begin]; PIXELS];
@@ -102,17 +106,17 @@ impl Compute for Products<'_> {
                     s.store(sum, to);
                 }
             }
-            let products = sums.as_flattened();
-            for pixel in (0..width).step_by(PIXELS) {
-                let mut of_tile = [[begin]; PIXELS];
-                for (m, sum) in of_tile.iter_mut().enumerate() {
-                    let first = (pixel + m).min(width - 1) * LANES;
-                    let of_column = |column: usize| array(products, first + column * (LANES + outs));
-                    sum[0] = s.add(s.load(of_column(0)), s.add(s.load(of_column(1)), s.load(of_column(2))));
-                }
-                let pixels = start + pixel..start + width;
-                part.store(s, pixels, 0, false, &scale, [&of_tile, &of_tile]);
+            // In place: what a pixel reads begins at its own products.
+            for pixel in 0..width {
+                let products = &sums.as_flattened()[pixel * LANES..];
+                let of_column = |column: usize| array(products, column * (LANES + outs));
+                let sum = s.add(s.load(of_column(0)), s.add(s.load(of_column(1)), s.load(of_column(2))));
+                s.store(sum, &mut sums[pixel]);
             }
+            let begin: &[_] = &[[0; LANES]];
+            let sums = Sums { parts: [sums, &[]], begin: [begin; 2], panel: 0, row: 0 };
+            let rescale = Rescale { part, panels: 0..1, pixels: start..start + width, rows: 1, sums };
+            s.run_integers(RescalePart(rescale), &mut []);
         }
     }
 }

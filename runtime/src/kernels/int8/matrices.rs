@@ -5,7 +5,8 @@ use traflow_graph::quant::{PANEL, QUAD};
 
 use super::Values;
 use super::conv2d::{Band, Compute, Part};
-use crate::simd::{BLOCKS, Blocks, Factor, IntegerKernel, LANES, Lanes, ROWS, Row, Sums};
+use super::rescale::{Aligned, Rescale, Sums};
+use crate::simd::{BLOCKS, Blocks, Factor, IntegerKernel, LANES, Lanes, ROWS, Row};
 
 /// The fewest quads of a register's row for which it pays.
 const QUADS: usize = 8;
@@ -25,6 +26,8 @@ pub(super) fn pays<S: Lanes>(s: S, part: &Part<'_>) -> bool {
 pub(super) struct Matrices<'a>(pub(super) Part<'a>);
 
 impl IntegerKernel for Matrices<'_> {
+    const DOTS: bool = true;
+
     #[inline(always)]
     fn run<S: Lanes>(self, s: S, scratch: &mut [u8]) {
         if let Values::Narrow(x) = self.0.x {
@@ -53,9 +56,6 @@ impl Compute for Pairs {
     }
 }
 
-/// Pixels that are stored at once.
-const PIXELS: usize = 4;
-
 /// All pixels of a band for one or two panels.
 #[inline(always)]
 fn blocks<S: Lanes, F: Factor, const N: usize>(s: S, part: &mut Part<'_>, band: Band<'_, F>, panel: usize) {
@@ -66,16 +66,19 @@ fn blocks<S: Lanes, F: Factor, const N: usize>(s: S, part: &mut Part<'_>, band: 
     for (n, quads) in panels.iter_mut().enumerate() {
         *quads = &part.panels.as_chunks().0[(panel + n) * LANES * rows..][..LANES * rows];
     }
-    let begin = part.begin::<S, F, N>(s, band, panels, LANES, &(0..band.channels));
-    let scales = part.scales::<S, N>(s, panel);
-    let panels: [&[Row]; 2] = [panels[0].as_chunks().0, panels[N - 1].as_chunks().0];
+    let mut begin = Aligned([[0; LANES]; N]);
+    for (to, v) in begin.0.iter_mut().zip(part.begin::<S, F, N>(s, band, panels, LANES, &(0..band.channels)))
+    {
+        s.store(v, to);
+    }
+    let weights: [&[Row]; 2] = [panels[0].as_chunks().0, panels[N - 1].as_chunks().0];
 
     // Blocks of a row, all of as many pixels: the last one may begin inside the one before.
     let of_row = width.div_ceil(ROWS);
     let pixels = width.div_ceil(of_row);
     let count = (band.pixels[1] - band.pixels[0]) / width * of_row;
     let column = |block: usize| (block % of_row * pixels).min(width - pixels);
-    let mut sums: [Sums; BLOCKS] = [[[[0; LANES]; ROWS]; 2]; BLOCKS];
+    let mut sums = [[[[0; LANES]; ROWS]; 2]; BLOCKS];
     for first in (0..count).step_by(BLOCKS) {
         let mut places = [0; BLOCKS];
         for (index, place) in places.iter_mut().enumerate() {
@@ -91,21 +94,16 @@ fn blocks<S: Lanes, F: Factor, const N: usize>(s: S, part: &mut Part<'_>, band: 
             kernel: part.kernel,
             row: band.row,
             depth,
-            panels,
+            panels: weights,
         };
         s.multiply(&blocks, &mut sums);
         for (block, sums) in (first..count).zip(&sums) {
             let start = band.pixels[0] + block / of_row * width + column(block);
             let done = block % of_row * pixels - column(block);
-            for pixel in (done..pixels).step_by(PIXELS) {
-                let mut of_pixels = [[s.splat(0); N]; PIXELS];
-                for (m, of_pixel) in of_pixels.iter_mut().enumerate() {
-                    for n in 0..N {
-                        of_pixel[n] = s.add(begin[n], s.load(&sums[n][(pixel + m).min(ROWS - 1)]));
-                    }
-                }
-                part.store(s, start + pixel..start + pixels, panel, true, &scales, [&of_pixels, &of_pixels]);
-            }
+            let parts = [&sums.as_flattened()[done..], &[]];
+            let sums = Sums { parts, begin: [&begin.0, &[]], panel: ROWS, row: 0 };
+            let (panels, pixels) = (panel..panel + N, start + done..start + pixels);
+            s.run_integers(Rescale { part, panels, pixels, rows: 1, sums }, &mut []);
         }
     }
 }

@@ -28,8 +28,9 @@ use traflow_graph::model::ALIGN;
 use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD};
 
-use super::conv2d::{Part, Scale};
-use super::{Values, array, lanes};
+use super::conv2d::Part;
+use super::rescale::{Aligned, Rescale, Sums};
+use super::{Values, array};
 use crate::simd::{IntegerKernel, LANES, Lanes, dot_rows, each};
 use crate::tiles::group;
 
@@ -48,7 +49,7 @@ const READ: usize = SIDE + 2;
 const POINTS: usize = READ * READ;
 
 /// Pixels of a tile and columns of numbers with 16 bits in a vector.
-const WIDE: usize = 2 * LANES;
+pub(super) const WIDE: usize = 2 * LANES;
 
 /// What is between two points, which are written one after the other, in vectors: at distances of a power of two they would
 /// not stay in the cache.
@@ -68,7 +69,7 @@ fn tiles(rows: usize, width: usize) -> usize {
 /// Bytes for so many tiles, of which `count` are multiplied at once: with as many of them as there are it is fastest.
 fn bytes(channels: usize, count: usize, tiles: usize) -> usize {
     let rows = POINTS * (weights_of_point(channels) + count + inputs_of_point(channels, tiles));
-    channels.next_multiple_of(WIDE) + rows * size_of::<Row>() + 2 * ALIGN
+    2 * channels.next_multiple_of(WIDE) + rows * size_of::<Row>() + 2 * ALIGN
 }
 
 /// Rows of transformed weights of a point.
@@ -111,8 +112,9 @@ pub(super) fn pays<S: Lanes>(part: &Part<'_>, memory: usize) -> bool {
 
 /// Memory for some tiles and the weights of a panel.
 struct Memory<'a> {
-    /// A pixel outside the picture.
+    /// A pixel outside the picture, and the last one with what follows it, in whole vectors.
     outside: &'a mut [i8],
+    last: &'a mut [i8],
     /// Transformed weights, of a point after the other.
     weights: &'a mut [Row],
     /// Sums of a block, of a point after the other.
@@ -128,14 +130,11 @@ impl<'a> Memory<'a> {
         let of_weights = POINTS * weights_of_point(channels) * size_of::<Row>();
         let (weights, rest) = scratch[skip..].split_at_mut(of_weights);
         let (points, rest) = rest.split_at_mut(POINTS * S::TILE[0] * size_of::<Row>());
-        let inputs = rest.len() - channels.next_multiple_of(WIDE);
-        let (inputs, outside) = rest.split_at_mut(inputs / size_of::<Row>() * size_of::<Row>());
-        Self {
-            outside: bytemuck::cast_slice_mut(outside),
-            weights: rows(weights),
-            points: rows(points),
-            inputs: rows(inputs),
-        }
+        let pixel = channels.next_multiple_of(WIDE);
+        let inputs = rest.len() - 2 * pixel;
+        let (inputs, pixels) = rest.split_at_mut(inputs / size_of::<Row>() * size_of::<Row>());
+        let (outside, last) = bytemuck::cast_slice_mut(pixels).split_at_mut(pixel);
+        Self { outside, last, weights: rows(weights), points: rows(points), inputs: rows(inputs) }
     }
 }
 
@@ -143,6 +142,8 @@ impl<'a> Memory<'a> {
 pub(super) struct Tiled<'a>(pub(super) Part<'a>);
 
 impl IntegerKernel for Tiled<'_> {
+    const DOTS: bool = true;
+
     #[inline(always)]
     fn run<S: Lanes>(self, s: S, scratch: &mut [u8]) {
         let Self(mut part) = self;
@@ -152,6 +153,7 @@ impl IntegerKernel for Tiled<'_> {
         let (first, second) = memory.outside.split_at_mut(part.split);
         first.fill(part.zeros[0] as i8);
         second.fill(part.zeros[1] as i8);
+        memory.last[..channels].copy_from_slice(&x[x.len() - channels..]);
         let rows = part.y.len() / (width * part.bias.len()).max(1);
         let all = tiles(rows, width);
         let most = (memory.inputs.len() / POINTS).saturating_sub(PAD) / channels.div_ceil(WIDE);
@@ -159,9 +161,7 @@ impl IntegerKernel for Tiled<'_> {
         let mut start = 0;
         while start < all {
             let tiles = start..all.min(start + of_group);
-            for (place, tile) in tiles.clone().enumerate() {
-                part.inputs(s, x, tile, memory, [place, tiles.len()]);
-            }
+            s.run_integers(Inputs { part: &part, x, tiles: tiles.clone(), memory }, &mut []);
             match S::TILE[0] {
                 8 => part.products::<S, 8>(s, &tiles, memory),
                 6 => part.products::<S, 6>(s, &tiles, memory),
@@ -169,6 +169,38 @@ impl IntegerKernel for Tiled<'_> {
             }
             start = tiles.end;
         }
+    }
+}
+
+/// Transforms what some tiles read. A kernel of its own, without dot products, and so is that of weights.
+struct Inputs<'p, 'a, 's> {
+    part: &'p Part<'a>,
+    x: &'p [i8],
+    tiles: Range<usize>,
+    memory: &'p mut Memory<'s>,
+}
+
+impl IntegerKernel for Inputs<'_, '_, '_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S, _: &mut [u8]) {
+        let Self { part, x, tiles, memory } = self;
+        for (place, tile) in tiles.clone().enumerate() {
+            part.inputs(s, x, tile, memory, [place, tiles.len()]);
+        }
+    }
+}
+
+/// Transforms the weights of a panel.
+struct Weights<'p, 'a> {
+    part: &'p Part<'a>,
+    panel: usize,
+    weights: &'p mut [Row],
+}
+
+impl IntegerKernel for Weights<'_, '_> {
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S, _: &mut [u8]) {
+        self.part.weights(s, self.panel, self.weights);
     }
 }
 
@@ -205,6 +237,7 @@ impl Part<'_> {
         let channels = usize::from(self.shape.channels);
         let [height, width] = [self.shape.height, self.shape.width].map(usize::from);
         let [row, column] = self.corner(tile);
+        let vectors = channels.div_ceil(WIDE);
         // What follows the channels of a pixel is multiplied by nothing.
         let mut pixels: [&[i8]; POINTS] = [memory.outside; POINTS];
         for (point, pixel) in pixels.iter_mut().enumerate() {
@@ -212,14 +245,14 @@ impl Part<'_> {
             let row = (self.first + row + point / READ).wrapping_sub(1);
             let column = (column + point % READ).wrapping_sub(1);
             if row < height && column < width {
-                *pixel = &x[(row * width + column) * channels..];
+                // After the last one alone there are too few: every pixel has at least as many channels as a vector.
+                *pixel = x[(row * width + column) * channels..].get(..vectors * WIDE).unwrap_or(memory.last);
             }
         }
-        let vectors = channels.div_ceil(WIDE);
         for vector in 0..vectors {
             let columns = each!(column in [0, 1, 2, 3, 4, 5] => {
                 let d = each!(row in [0, 1, 2, 3, 4, 5] =>
-                    s.widen(&lanes(&pixels[row * READ + column][vector * WIDE..])));
+                    s.widen(array(pixels[row * READ + column], vector * WIDE)));
                 transform_inputs(s, d)
             });
             let place = place * vectors + vector;
@@ -266,15 +299,12 @@ impl Part<'_> {
         let of_tile = channels.next_multiple_of(WIDE);
         let (inputs, weights) = (inputs_of_point(channels, tiles.len()), weights_of_point(channels));
         let (points, _) = memory.points.as_chunks_mut::<M>();
-        let ranges = self.ranges().count();
-        // Of several ranges, those of each part.
-        let mut sums = [[[[[s.splat(0); 1]; SIDE]; SIDE]; 2]; M];
+        let mut sums: Aligned<[Outputs<M>; 2]> = Aligned([[[[[0; LANES]; SIDE]; M]; SIDE]; 2]);
         for panel in 0..self.bias.len() / PANEL {
-            self.weights(s, panel, memory.weights);
-            let scale = [self.scale(s, panel)];
+            s.run_integers(Weights { part: self, panel, weights: memory.weights }, &mut []);
             for start in (0..tiles.len()).step_by(M) {
                 let count = M.min(tiles.len() - start);
-                for (range, (part, channels)) in self.ranges().enumerate() {
+                for (part, channels) in self.ranges() {
                     for (point, to) in points.iter_mut().take(POINTS).enumerate() {
                         let of_point: &[i16] =
                             bytemuck::cast_slice(&memory.inputs[point * inputs..][..inputs]);
@@ -291,44 +321,40 @@ impl Part<'_> {
                             s.store(sum, to);
                         }
                     }
-                    for (m, sums) in sums.iter_mut().enumerate().take(count) {
-                        let tile = tiles.start + start + m;
-                        let outputs = outputs(s, points, m);
-                        if ranges == 1 {
-                            self.tile(s, tile, panel, &scale, [&outputs; 2]);
-                            continue;
-                        }
-                        if channels.start == 0 || channels.start == self.split {
-                            sums[part] = outputs;
-                        } else {
-                            add(s, &mut sums[part], &outputs);
-                        }
-                        if range + 1 == ranges {
-                            self.tile(s, tile, panel, &scale, [&sums[0], &sums[1]]);
-                        }
+                    let more = channels.start != 0 && channels.start != self.split;
+                    for m in 0..count {
+                        outputs(s, points, m, more, &mut sums.0[part]);
                     }
                 }
+                self.rescale(s, tiles.start + start..tiles.start + start + count, panel, &sums.0);
             }
         }
     }
 
-    /// Rescales the sums of a tile.
+    /// Rescales the sums of some tiles, those beside each other together.
     #[inline(always)]
-    fn tile<S: Lanes>(
+    fn rescale<S: Lanes, const M: usize>(
         &mut self,
         s: S,
-        tile: usize,
+        tiles: Range<usize>,
         panel: usize,
-        scale: &[Scale<S>; 1],
-        [first, second]: [&Outputs<S>; 2],
+        sums: &[Outputs<M>; 2],
     ) {
         let width = usize::from(self.shape.width);
-        let rows = self.y.len() / (width * self.bias.len());
-        let [row, column] = self.corner(tile);
-        for (down, (first, second)) in first.iter().zip(second).enumerate().take(rows - row) {
-            let pixel = (row + down) * width + column;
-            let pixels = pixel..pixel + SIDE.min(width - column);
-            self.store(s, pixels, panel, true, scale, [first, second]);
+        let all = self.y.len() / (width * self.bias.len());
+        let [first, second] = [&sums[0], &sums[1]].map(|sums| sums.as_flattened().as_flattened());
+        let mut tile = tiles.start;
+        while tile < tiles.end {
+            let [row, column] = self.corner(tile);
+            let beside = (tiles.end - tile).min((width - column).div_ceil(SIDE));
+            let pixel = row * width + column;
+            let pixels = pixel..pixel + (beside * SIDE).min(width - column);
+            let skip = (tile - tiles.start) * SIDE;
+            let parts = [&first[skip..], &second[skip..]];
+            let sums = Sums { parts, begin: [&[[0; LANES]]; 2], panel: 0, row: M * SIDE };
+            let (panels, rows) = (panel..panel + 1, SIDE.min(all - row));
+            s.run_integers(Rescale { part: self, panels, pixels, rows, sums }, &mut []);
+            tile += beside;
         }
     }
 }
@@ -380,12 +406,13 @@ fn transform_outputs<S: Lanes>(s: S, [m0, m1, m2, m3, m4, m5]: [S::V; READ]) -> 
     ]
 }
 
-/// Sums of a tile's outputs.
-type Outputs<S> = [[[<S as Lanes>::V; 1]; SIDE]; SIDE];
+/// Sums of the outputs of tiles beside each other, row by row.
+type Outputs<const M: usize> = [[[Row; SIDE]; M]; SIDE];
 
-/// The sums of a tile, which its points are transformed to.
+/// The sums of a tile, which its points are transformed to; they are added to what is there where there is `more` than one
+/// range of channels.
 #[inline(always)]
-fn outputs<S: Lanes, const M: usize>(s: S, points: &[[Row; M]], m: usize) -> Outputs<S> {
+fn outputs<S: Lanes, const M: usize>(s: S, points: &[[Row; M]], m: usize, more: bool, sums: &mut Outputs<M>) {
     /// Powers of two that the rows of outputs are multiplied by.
     const TWOS: [u32; SIDE] = [3, 2, 1, 1];
     let points: &[[Row; M]; POINTS] = array(points, 0);
@@ -394,17 +421,15 @@ fn outputs<S: Lanes, const M: usize>(s: S, points: &[[Row; M]], m: usize) -> Out
         transform_outputs(s, m)
     });
     let ninth = s.splat(NINTH);
-    each!(row in [0, 1, 2, 3] => {
-        let m = each!(column in [0, 1, 2, 3, 4, 5] => columns[column][row]);
-        let v = transform_outputs(s, m);
-        each!(column in [0, 1, 2, 3] => [s.floor(s.mul(v[column], ninth), TWOS[row] + TWOS[column])])
-    })
-}
-
-/// Adds the sums of a range of channels to those of others.
-#[inline(always)]
-fn add<S: Lanes>(s: S, sums: &mut Outputs<S>, outputs: &Outputs<S>) {
-    for (sum, output) in sums.as_flattened_mut().iter_mut().zip(outputs.as_flattened()) {
-        sum[0] = s.add(sum[0], output[0]);
+    for row in 0..SIDE {
+        let v = transform_outputs(s, each!(column in [0, 1, 2, 3, 4, 5] => columns[column][row]));
+        for column in 0..SIDE {
+            let sum = &mut sums[row][m][column];
+            let mut v = s.floor(s.mul(v[column], ninth), TWOS[row] + TWOS[column]);
+            if more {
+                v = s.add(v, s.load(sum));
+            }
+            s.store(v, sum);
+        }
     }
 }

@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use traflow_graph::quant::{TABLE, Wide};
 
 use super::super::avx2::{Avx2, AvxVnni};
-use super::{IntegerKernel, LANES, Lanes, Row, each};
+use super::{IntegerKernel, LANES, Lanes, Row, each, has_dots};
 
 /// An intrinsic that reads and writes no more than the arrays that its arguments point to.
 macro_rules! intrinsic {
@@ -268,7 +268,7 @@ impl Lanes for AvxVnni {
     const BYTES: Option<u8> = Some(128);
     const DOTS: [u32; 2] = [1, 1];
 
-    compiled!(fn run_integers(AvxVnni, IntegerKernel, [u8]), "avx2,fma,f16c,bmi1,bmi2,lzcnt,avxvnni");
+    compiled!(fn run_integers(AvxVnni, IntegerKernel, [u8]), "avx2,fma,f16c,bmi1,bmi2,lzcnt,avxvnni", base 0);
 
     #[inline(always)]
     fn dot_pairs(self, sum: V, a: V, x: V) -> V {

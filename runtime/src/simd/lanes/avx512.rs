@@ -6,7 +6,7 @@ use traflow_graph::quant::{QUAD, TABLE, Wide};
 
 use super::super::avx512::{Avx512, Vnni};
 use super::super::matrix::{BLOCKS, Blocks, Sums};
-use super::{IntegerKernel, LANES, Lanes, Row, each};
+use super::{IntegerKernel, LANES, Lanes, Row, each, has_dots};
 
 /// An intrinsic that reads and writes no more than the arrays that its arguments point to.
 macro_rules! intrinsic {
@@ -268,7 +268,9 @@ impl Lanes for Avx512 {
     const BYTES: Option<u8> = None;
     const DOTS: [u32; 2] = [4, 2];
 
-    compiled!(fn run_integers(Avx512, IntegerKernel, [u8]), "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt");
+    // Only the first processors with AVX-512 have no dot products: of what is made of those they run the kernels for AVX2,
+    // rather than every program have more of them (65 KB).
+    compiled!(fn run_integers(Avx512, IntegerKernel, [u8]), "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt", dots 0);
 
     #[inline(always)]
     fn dot_pairs(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {
@@ -282,7 +284,7 @@ impl Lanes for Vnni {
     const BYTES: Option<u8> = Some(128);
     const DOTS: [u32; 2] = [1, 1];
 
-    compiled!(fn run_integers(Vnni, IntegerKernel, [u8]), "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt,avx512vnni");
+    compiled!(fn run_integers(Vnni, IntegerKernel, [u8]), "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx2,fma,f16c,bmi1,bmi2,lzcnt,avx512vnni", base avx512);
 
     #[inline(always)]
     fn dot_pairs(self, sum: __m512i, a: __m512i, x: __m512i) -> __m512i {

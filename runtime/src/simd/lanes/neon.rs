@@ -6,7 +6,7 @@ use core::arch::asm;
 use traflow_graph::quant::{QUAD, TABLE, Wide};
 
 use super::super::neon::{Dotprod, Neon};
-use super::{IntegerKernel, LANES, Lanes, Row, each, interpolate};
+use super::{IntegerKernel, LANES, Lanes, Row, each, has_dots, interpolate};
 
 /// An intrinsic that reads and writes no more than the arrays that its arguments point to.
 macro_rules! intrinsic {
@@ -462,7 +462,7 @@ impl Lanes for Dotprod {
     const BYTES: Option<u8> = Some(0);
     const DOTS: [u32; 2] = [1, 2];
 
-    compiled!(fn run_integers(Dotprod, IntegerKernel, [u8]), "neon,dotprod");
+    compiled!(fn run_integers(Dotprod, IntegerKernel, [u8]), "neon,dotprod", base 0);
 
     #[inline(always)]
     fn dot(self, sum: V, a: V, x: V) -> V {
