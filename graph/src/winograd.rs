@@ -37,8 +37,12 @@ pub struct Winograd {
 }
 
 impl Winograd {
-    /// The convolution of an input of this shape to so many channels; `None` for a direct one.
+    /// The convolution of an input of this shape to so many channels; `None` for a direct one, as it is where a panel has room
+    /// for more channels than the input has: transforms of vectors that are not full take longer than they save.
     pub const fn new(method: Method, input: Shape, out: u16) -> Option<Self> {
+        if (input.channels as usize) < PANEL {
+            return None;
+        }
         let tile = match method {
             Method::Direct => return None,
             Method::Winograd2 => 2,

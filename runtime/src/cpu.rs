@@ -1,5 +1,8 @@
 //! Where kernels run.
 
+#[cfg(feature = "threads")]
+use std::sync::Mutex;
+
 use crate::simd::{IntegerKernel, Isa, Kernel, Vectors};
 
 /// An instruction set, and how many tasks run at the same time.
@@ -53,13 +56,21 @@ impl Cpu {
 
     fn share<T: Send>(
         &self,
-        tasks: impl Iterator<Item = T> + Send,
+        #[cfg_attr(not(feature = "threads"), allow(unused_mut))] mut tasks: impl Iterator<Item = T> + Send,
         scratch: &mut [u8],
         run: impl Fn(T, &mut [u8]) + Sync,
     ) {
         #[cfg(feature = "threads")]
         if let Some(threads) = &self.threads {
-            return threads.run(tasks, scratch, run);
+            let Some(first) = tasks.next() else { return };
+            // A single one is not worth waking anybody.
+            let Some(second) = tasks.next() else { return run(first, scratch) };
+            let tasks = Mutex::new([first, second].into_iter().chain(tasks));
+            let next = |scratch: &mut [u8]| {
+                let task = threads::lock(&tasks).next();
+                task.map(|task| run(task, scratch)).is_some()
+            };
+            return threads.run(&next, scratch);
         }
         for task in tasks {
             run(task, scratch);
@@ -73,7 +84,6 @@ pub use threads::ThreadsError;
 #[cfg(feature = "threads")]
 mod threads {
     use std::io;
-    use std::iter::once;
     use std::sync::{Mutex, MutexGuard, PoisonError};
     use std::vec::Vec;
 
@@ -113,17 +123,8 @@ mod threads {
             self.scratch.len() + 1
         }
 
-        /// Everybody takes tasks until there are none. A single one is not worth waking anybody.
-        pub(super) fn run<T: Send>(
-            &self,
-            mut tasks: impl Iterator<Item = T> + Send,
-            scratch: &mut [u8],
-            run: impl Fn(T, &mut [u8]) + Sync,
-        ) {
-            let Some(first) = tasks.next() else { return };
-            let Some(second) = tasks.next() else { return run(first, scratch) };
-            let tasks = Mutex::new(once(second).chain(tasks));
-            let next = || lock(&tasks).next();
+        /// Everybody does tasks until there are none, which `next` says after each call.
+        pub(super) fn run(&self, next: &(dyn Fn(&mut [u8]) -> bool + Sync), scratch: &mut [u8]) {
             let len = scratch.len();
             let work = |index: usize| {
                 let mut own = lock(&self.scratch[index]);
@@ -134,21 +135,14 @@ mod threads {
                 let own: &mut [u8] = bytemuck::cast_slice_mut(&mut own);
                 let skip = own.as_ptr().align_offset(ALIGN);
                 let own = &mut own[skip..skip + len];
-                while let Some(task) = next() {
-                    run(task, own);
-                }
+                while next(own) {}
             };
-            self.team.run(&work, || {
-                run(first, scratch);
-                while let Some(task) = next() {
-                    run(task, scratch);
-                }
-            });
+            self.team.run(&work, || while next(scratch) {});
         }
     }
 
     /// Tasks and scratch memory are whole whenever nobody uses them.
-    fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -8,40 +8,37 @@ use crate::simd::{Columns, Element, Kernel, Simd, accumulate, rows, rows_mut};
 
 /// A matrix product, computed tile by tile.
 pub(crate) trait Product {
-    /// Computes M rows from this one on, of N vectors of columns. The columns begin with a panel and are whole vectors;
-    /// or they are the first `part` of a panel.
+    /// Computes M rows from this one on, of N vectors of columns from this one on: whole ones that begin with a panel, or one of
+    /// so many columns as are `part`.
     fn tile<S: Simd, const M: usize, const N: usize>(
         &mut self,
         s: S,
         row: usize,
-        panel: usize,
+        column: usize,
         part: Option<usize>,
     );
 }
 
-/// Computes all tiles of these rows and of the columns from panel 0 on.
+/// Computes all tiles of these rows and of the columns from 0 on. The tiles of some columns are a function of their own, since
+/// registers are better used where there is less else.
 #[inline(always)]
 pub(crate) fn tiles<S: Simd>(s: S, product: &mut impl Product, rows: Range<usize>, columns: usize) {
-    let whole = columns / PANEL;
-    let mut panel = 0;
-    while panel < whole {
-        let panels = group(whole - panel, S::TILE[1]);
-        match S::LANES * 4 + panels {
-            67 => row_tiles::<S, 3>(s, product, &rows, panel, None),
-            66 => row_tiles::<S, 2>(s, product, &rows, panel, None),
-            65 => row_tiles::<S, 1>(s, product, &rows, panel, None),
-            33 => row_tiles::<S, 2>(s, product, &rows, panel, None),
-            _ => row_tiles::<S, 4>(s, product, &rows, panel, None),
+    let mut column = 0;
+    while column < columns {
+        let (panels, rows) = ((columns - column) / PANEL, rows.clone());
+        if panels == 0 {
+            let width = S::LANES.min(columns - column);
+            s.run(Tiles::<_, 1, false> { product, rows, column, width }, &mut []);
+            column += width;
+            continue;
         }
-        panel += panels;
-    }
-    let part = Some(columns % PANEL).filter(|&part| part > 0);
-    if part.is_some() {
-        match S::LANES {
-            16 => row_tiles::<S, 1>(s, product, &rows, panel, part),
-            8 => row_tiles::<S, 2>(s, product, &rows, panel, part),
-            _ => row_tiles::<S, 4>(s, product, &rows, panel, part),
+        let width = group(panels, S::TILE[1]) * PANEL;
+        match (S::LANES, width) {
+            (16, PANEL) => s.run(Tiles::<_, 1, true> { product, rows, column, width }, &mut []),
+            (8 | 16, _) => s.run(Tiles::<_, 2, true> { product, rows, column, width }, &mut []),
+            _ => s.run(Tiles::<_, 4, true> { product, rows, column, width }, &mut []),
         }
+        column += width;
     }
 }
 
@@ -51,33 +48,40 @@ pub(crate) fn group(left: usize, most: usize) -> usize {
     left.div_ceil(left.div_ceil(most).max(1))
 }
 
-#[inline(always)]
-fn row_tiles<S: Simd, const N: usize>(
-    s: S,
-    product: &mut impl Product,
-    rows: &Range<usize>,
-    panel: usize,
-    part: Option<usize>,
-) {
-    let mut row = rows.start;
-    while row < rows.end {
-        let left = rows.end - row;
-        row += if S::TILE[0] >= 8 && left >= 8 {
-            product.tile::<S, 8, N>(s, row, panel, part);
-            8
-        } else if S::TILE[0] == 6 && left >= 6 {
-            product.tile::<S, 6, N>(s, row, panel, part);
-            6
-        } else if S::TILE[0] >= 4 && left >= 4 {
-            product.tile::<S, 4, N>(s, row, panel, part);
-            4
-        } else if left >= 2 {
-            product.tile::<S, 2, N>(s, row, panel, part);
-            2
-        } else {
-            product.tile::<S, 1, N>(s, row, panel, part);
-            1
-        };
+/// The tiles of some rows and of N vectors of columns, or of one vector that need not be whole.
+struct Tiles<'p, P, const N: usize, const WHOLE: bool> {
+    product: &'p mut P,
+    rows: Range<usize>,
+    column: usize,
+    width: usize,
+}
+
+impl<P: Product, const N: usize, const WHOLE: bool> Kernel for Tiles<'_, P, N, WHOLE> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S, _: &mut [f32]) {
+        let Self { product, rows, column, width } = self;
+        let part = if WHOLE { None } else { Some(width) };
+        let mut row = rows.start;
+        while row < rows.end {
+            let left = rows.end - row;
+            // A vector that is not whole is rare, and most of its tiles are the largest.
+            row += if S::TILE[0] >= 8 && left >= 8 {
+                product.tile::<S, 8, N>(s, row, column, part);
+                8
+            } else if S::TILE[0] == 6 && left >= 6 {
+                product.tile::<S, 6, N>(s, row, column, part);
+                6
+            } else if WHOLE && S::TILE[0] >= 4 && left >= 4 {
+                product.tile::<S, 4, N>(s, row, column, part);
+                4
+            } else if (WHOLE || S::TILE[0] == 2) && left >= 2 {
+                product.tile::<S, 2, N>(s, row, column, part);
+                2
+            } else {
+                product.tile::<S, 1, N>(s, row, column, part);
+                1
+            };
+        }
     }
 }
 
@@ -92,12 +96,13 @@ pub(crate) struct Panels<'a, E> {
 }
 
 impl<'a, E: Element> Panels<'a, E> {
-    /// The columns from a panel on, or the first `part` of it, without so many elements at the beginning.
+    /// The vectors of columns from this one on, or one with so many columns, without so many rows at the beginning.
     #[inline(always)]
-    pub(crate) fn columns<S: Simd>(&self, panel: usize, part: Option<usize>, skip: usize) -> Columns<'a, E> {
+    pub(crate) fn columns<S: Simd>(&self, column: usize, part: Option<usize>, skip: usize) -> Columns<'a, E> {
+        let (panel, lane) = (column / PANEL, column % PANEL);
         let row = if part.is_some() { self.tail } else { self.row };
         let next = if S::LANES == PANEL { self.panel } else { S::LANES };
-        Columns { elements: &self.elements[panel * self.panel + skip..], row, next, part }
+        Columns { elements: &self.elements[panel * self.panel + skip + lane..], row, next, part }
     }
 }
 
@@ -148,9 +153,10 @@ pub(crate) struct Gemm<'a> {
     pub(crate) stride: usize,
 }
 
-impl Kernel for Gemm<'_> {
+impl Gemm<'_> {
+    /// Computes it.
     #[inline(always)]
-    fn run<S: Simd>(mut self, s: S, _: &mut [f32]) {
+    pub(crate) fn run<S: Simd>(mut self, s: S) {
         let [rows, columns] = self.size;
         tiles(s, &mut self, 0..rows, columns);
     }
@@ -162,19 +168,19 @@ impl Product for Gemm<'_> {
         &mut self,
         s: S,
         row: usize,
-        panel: usize,
+        column: usize,
         part: Option<usize>,
     ) {
         let a = self.a.rows::<M>(row);
         let width = part.unwrap_or(N * S::LANES);
-        let mut y = rows_mut::<M>(self.y, row * self.stride + panel * PANEL, self.stride, width);
+        let mut y = rows_mut::<M>(self.y, row * self.stride + column, self.stride, width);
         let mut sums = [[s.splat(0.0); N]; M];
         if self.add {
             for (sums, y) in sums.iter_mut().zip(&y) {
                 sums.iter_mut().zip(y.chunks(S::LANES)).for_each(|(sum, y)| *sum = s.load(y));
             }
         }
-        accumulate(s, a, self.b.columns::<S>(panel, part, 0), &mut sums);
+        accumulate(s, a, self.b.columns::<S>(column, part, 0), &mut sums);
         for (sums, y) in sums.iter().zip(&mut y) {
             y.chunks_mut(S::LANES).zip(sums).for_each(|(y, &sum)| s.store(sum, y));
         }

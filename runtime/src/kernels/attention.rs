@@ -110,17 +110,19 @@ impl Kernel for Head<'_> {
             let queries =
                 Rows { elements: &queries[head * depth..], group: count, next_group: 0, next: row, depth };
             let size = [count, pixels];
-            s.run(Gemm { a: queries, b: keys, size, add: false, y: scores, stride: pixels }, &mut []);
+            Gemm { a: queries, b: keys, size, add: false, y: scores, stride: pixels }.run(s);
             let factor = rsqrt(depth as f32);
             for (scores, total) in scores.chunks_exact_mut(pixels).zip(&mut totals) {
                 *total = softmax(s, scores, factor);
             }
             let weights = Rows { elements: scores, group: count, next_group: 0, next: pixels, depth: pixels };
             let (size, of_head) = ([count, depth], &mut y[head * depth..]);
-            s.run(Gemm { a: weights, b: values, size, add: false, y: of_head, stride: channels }, &mut []);
+            Gemm { a: weights, b: values, size, add: false, y: of_head, stride: channels }.run(s);
             for (y, total) in y.chunks_exact_mut(channels).zip(totals) {
-                let factor = 1.0 / total;
-                y[head * depth..][..depth].iter_mut().for_each(|y| *y *= factor);
+                let factor = s.splat(1.0 / total);
+                for y in y[head * depth..][..depth].chunks_mut(S::LANES) {
+                    s.store(s.mul(s.load(y), factor), y);
+                }
             }
         }
     }

@@ -57,7 +57,7 @@ impl Blur<'_> {
 
 impl Kernel for Blur<'_> {
     #[inline(always)]
-    fn run<S: Simd>(self, _: S, _: &mut [f32]) {
+    fn run<S: Simd>(self, s: S, _: &mut [f32]) {
         let channels = usize::from(self.shape.channels).max(1);
         let across = (usize::from(self.shape.width) * channels).max(1);
         let border = BLUR_REACH * channels;
@@ -68,19 +68,26 @@ impl Kernel for Blur<'_> {
             padded.fill(0.0);
             let Some(row) = padded.get_mut(border..border + across) else { return };
             for (tap, factor) in taps.into_iter().enumerate() {
-                let Some(x) =
-                    (above + tap).checked_sub(BLUR_REACH).and_then(|r| self.x.chunks_exact(across).nth(r))
-                else {
-                    continue;
-                };
-                row.iter_mut().zip(x).for_each(|(sum, x)| *sum += factor * x);
+                let above = (above + tap).checked_sub(BLUR_REACH);
+                if let Some(x) = above.and_then(|above| self.x.chunks_exact(across).nth(above)) {
+                    add(s, factor, x, row);
+                }
             }
             y.fill(0.0);
             for (tap, factor) in taps.into_iter().enumerate() {
-                let x = padded.get(tap * channels..).unwrap_or_default();
-                y.iter_mut().zip(x).for_each(|(y, x)| *y += factor * x);
+                add(s, factor, padded.get(tap * channels..).unwrap_or_default(), y);
             }
         }
+    }
+}
+
+/// `y += factor · x`, for as many elements as both have.
+#[inline(always)]
+fn add<S: Simd>(s: S, factor: f32, x: &[f32], y: &mut [f32]) {
+    let len = x.len().min(y.len());
+    let (x, y) = (x[..len].chunks(S::LANES), y[..len].chunks_mut(S::LANES));
+    for (x, y) in x.zip(y) {
+        s.store(s.mul_add(s.splat(factor), s.load(x), s.load(y)), y);
     }
 }
 

@@ -6,7 +6,7 @@ use traflow_graph::winograd::Winograd;
 
 use super::winograd;
 use crate::cpu::Cpu;
-use crate::simd::{Element, Kernel, Simd, accumulate, rows, rows_mut};
+use crate::simd::{Kernel, Simd, accumulate, rows, rows_mut};
 use crate::tiles::{Panels, Product, tiles};
 
 /// Convolution with stride 1 and as much zero padding as keeps the size:
@@ -42,14 +42,7 @@ impl Conv2d<'_> {
             let end = End { bias, residual };
             return winograd::run(cpu, sizes, x, shape, weight, end, self.scratch, self.y);
         }
-        match weight {
-            Weights::F32(weight) => self.direct(cpu, outs, weight),
-            Weights::F16(weight) => self.direct(cpu, outs, weight),
-        }
-    }
-
-    fn direct<E: Element>(self, cpu: &Cpu, outs: usize, weight: &[E]) {
-        let Self { x, shape, kernel, bias, residual, scratch, y, .. } = self;
+        let Self { kernel, scratch, y, .. } = self;
         let end = End { bias, residual };
         // Parts of whole tiles of sums.
         let part = shape.pixels().div_ceil(cpu.threads()).next_multiple_of(8);
@@ -121,89 +114,119 @@ impl End<'_> {
 
 /// The pixels of `y`, of which this one is the first of the picture, one product for each tap. Nothing is copied: a row
 /// of the first factor is a pixel, or a pixel of zeros outside the picture.
-struct Direct<'a, E> {
+struct Direct<'a> {
     x: &'a [f32],
     shape: Shape,
     kernel: usize,
-    weight: &'a [E],
+    weight: Weights<'a>,
     end: End<'a>,
     outs: usize,
     first: usize,
     y: &'a mut [f32],
 }
 
-impl<E: Element> Kernel for Direct<'_, E> {
+impl Kernel for Direct<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S, scratch: &mut [f32]) {
         let channels = usize::from(self.shape.channels);
         let border = if self.kernel == 1 { 0 } else { channels };
         let zeros = &mut scratch[..border];
         zeros.fill(0.0);
-        let taps = self.kernel * self.kernel;
-        let weight = Panels {
-            elements: self.weight,
-            panel: channels * taps * PANEL,
-            row: taps * PANEL,
-            tail: taps * (self.outs % PANEL),
-        };
         let rows: Range<usize> = 0..self.y.len() / self.outs.max(1);
         let outs = self.outs;
-        tiles(s, &mut DirectProduct { direct: self, weight, channels, zeros }, rows, outs);
+        tiles(s, &mut DirectProduct { direct: self, channels, zeros }, rows, outs);
     }
 }
 
-struct DirectProduct<'a, 'z, E> {
-    direct: Direct<'a, E>,
-    weight: Panels<'a, E>,
+struct DirectProduct<'a, 'z> {
+    direct: Direct<'a>,
     channels: usize,
     zeros: &'z [f32],
 }
 
-impl<E: Element> Product for DirectProduct<'_, '_, E> {
+impl DirectProduct<'_, '_> {
+    /// The first of the pixels that a tap reads for so many pixels of a row, where all of them are in the picture.
+    #[inline(always)]
+    fn inside(&self, tap: usize, (top, left): (usize, usize), count: usize) -> Option<usize> {
+        let Direct { kernel, shape, .. } = self.direct;
+        let (height, width) = (usize::from(shape.height), usize::from(shape.width));
+        // Before the first row and column this wraps around, and is outside the picture too.
+        let top = (top + tap / kernel).wrapping_sub(kernel / 2);
+        let left = (left + tap % kernel).wrapping_sub(kernel / 2);
+        (top < height && left < width && left + count <= width).then(|| top * width + left)
+    }
+
+    /// What a tap reads for pixels of which some are at the border. A function of its own, since it is not often called and
+    /// there are many kinds of tiles.
+    #[inline(never)]
+    fn beside<'x>(&'x self, tap: usize, first: usize, pixels: &mut [&'x [f32]]) {
+        let width = usize::from(self.direct.shape.width);
+        for (m, pixel) in pixels.iter_mut().enumerate() {
+            *pixel = match self.inside(tap, ((first + m) / width, (first + m) % width), 1) {
+                Some(pixel) => &self.direct.x[pixel * self.channels..][..self.channels],
+                None => self.zeros,
+            };
+        }
+    }
+
+    /// Weights in their panels.
+    #[inline(always)]
+    fn panels<'w, E>(&self, elements: &'w [E]) -> Panels<'w, E> {
+        let taps = self.direct.kernel * self.direct.kernel;
+        let (row, tail) = (taps * PANEL, taps * (self.direct.outs % PANEL));
+        Panels { elements, panel: self.channels * row, row, tail }
+    }
+}
+
+impl Product for DirectProduct<'_, '_> {
     #[inline(always)]
     fn tile<S: Simd, const M: usize, const N: usize>(
         &mut self,
         s: S,
         row: usize,
-        panel: usize,
+        column: usize,
         part: Option<usize>,
     ) {
-        let Direct { x, shape, kernel, end, outs, first, .. } = self.direct;
-        let (height, width) = (usize::from(shape.height), usize::from(shape.width));
+        let Direct { x, shape, kernel, weight, end, outs, first, .. } = self.direct;
         let mut sums = [[s.splat(0.0); N]; M];
-        let (first, channels, reach) = (first + row, self.channels, kernel / 2);
+        let (first, channels) = (first + row, self.channels);
         // Pixels that follow each other have no place of their own where the kernel has one tap.
-        let (top, left) = if kernel == 1 { (0, 0) } else { (first / width, first % width) };
+        let width = usize::from(shape.width);
+        let place = if kernel == 1 { (0, 0) } else { (first / width, first % width) };
         for tap in 0..kernel * kernel {
-            let (dy, dx) = (tap / kernel, tap % kernel);
-            // Before the first row and column this wraps around, and is outside the picture too.
-            let inside = |top: usize, left: usize| {
-                let (y, column) = ((top + dy).wrapping_sub(reach), (left + dx).wrapping_sub(reach));
-                y < height && column < width
-            };
-            let mut x_of_pixels = [self.zeros; M];
-            if kernel == 1 || left + M <= width && inside(top, left) && inside(top, left + M - 1) {
-                let pixel = first + dy * width + dx - reach * (width + 1);
-                x_of_pixels = rows(x, pixel * channels, channels, channels);
+            let pixel = if kernel == 1 {
+                Some(first)
+            } else if place.1 + M <= width {
+                self.inside(tap, place, M)
             } else {
-                let mut place = (top, left);
-                for (m, row) in x_of_pixels.iter_mut().enumerate() {
-                    if inside(place.0, place.1) {
-                        let pixel = first + m + dy * width + dx - reach * (width + 1);
-                        *row = &x[pixel * channels..][..channels];
-                    }
-                    place = if place.1 + 1 < width { (place.0, place.1 + 1) } else { (place.0 + 1, 0) };
+                None
+            };
+            let x_of_pixels = match pixel {
+                Some(pixel) => rows(x, pixel * channels, channels, channels),
+                None => {
+                    let mut pixels = [&[][..]; M];
+                    self.beside(tap, first, &mut pixels);
+                    pixels
+                }
+            };
+            let skip = tap * if part.is_some() { outs % PANEL } else { PANEL };
+            match weight {
+                Weights::F32(weight) => {
+                    let columns = self.panels(weight).columns::<S>(column, part, skip);
+                    accumulate(s, x_of_pixels, columns, &mut sums);
+                }
+                Weights::F16(weight) => {
+                    let columns = self.panels(weight).columns::<S>(column, part, skip);
+                    accumulate(s, x_of_pixels, columns, &mut sums);
                 }
             }
-            let columns = self.weight.columns::<S>(panel, part, tap * part.unwrap_or(PANEL));
-            accumulate(s, x_of_pixels, columns, &mut sums);
         }
-        // Known when this is compiled, but for the last panel.
+        // Known when this is compiled, but for a part of a vector.
         let width = part.unwrap_or(N * S::LANES);
-        let mut y = rows_mut::<M>(self.direct.y, row * outs + panel * PANEL, outs, width);
-        for n in 0..width.div_ceil(S::LANES) {
+        let mut y = rows_mut::<M>(self.direct.y, row * outs + column, outs, width);
+        for n in 0..N {
             let lanes = n * S::LANES..width.min((n + 1) * S::LANES);
-            let bias = end.bias(s, panel * PANEL + lanes.start, lanes.len());
+            let bias = end.bias(s, column + lanes.start, lanes.len());
             for (y, sums) in y.iter_mut().zip(&sums) {
                 end.store(s, sums[n], bias, &mut y[lanes.clone()]);
             }

@@ -175,10 +175,7 @@ impl Kernel for Part<'_> {
             _ => inputs.transform::<S, 6>(s),
         }
         let outputs = Outputs { sizes, v, weight, end, shape, tiles, panel, y, pixel };
-        match sizes.tile {
-            2 => outputs.compute::<S, 4>(s, scratch, &G4),
-            _ => outputs.compute::<S, 6>(s, scratch, &G6),
-        }
+        outputs.compute(s, scratch);
     }
 }
 
@@ -204,7 +201,8 @@ impl Inputs<'_> {
             let (top, left) = (t / columns * tile, t % columns * tile);
             let whole = left > 0 && left + P - 1 <= width;
             for channel in (0..channels).step_by(S::LANES) {
-                let lanes = channels - channel;
+                // The last vector is whole too: some of its lanes are computed again.
+                let channel = channel.min(channels - S::LANES);
                 for (i, d) in d.iter_mut().enumerate() {
                     // Above the picture and left of it this wraps around, and is outside it too.
                     let row = (top + i).wrapping_sub(1);
@@ -213,13 +211,12 @@ impl Inputs<'_> {
                         continue;
                     }
                     let row = &self.x[row * width * channels..][..width * channels];
-                    if whole && lanes >= S::LANES {
+                    if whole {
                         *d = f32::at_each(s, row, (left - 1) * channels + channel, channels);
                     } else {
                         for (j, d) in d.iter_mut().enumerate() {
                             let column = (left + j).wrapping_sub(1);
-                            let inside = column < width;
-                            *d = if inside { load(s, row, column * channels + channel, lanes) } else { zero };
+                            *d = if column < width { s.at(row, column * channels + channel) } else { zero };
                         }
                     }
                     transform_input(s, d);
@@ -232,23 +229,11 @@ impl Inputs<'_> {
                     transform_input(s, &mut of_column);
                     let (place, next) =
                         (j * self.sizes.group_point() + channel, P * self.sizes.group_point());
-                    if lanes >= S::LANES {
-                        s.put_each(of_column, group, place, next);
-                    } else {
-                        for (i, &element) in of_column.iter().enumerate() {
-                            s.store(element, &mut group[place + i * next..][..lanes]);
-                        }
-                    }
+                    s.put_each(of_column, group, place, next);
                 }
             }
         }
     }
-}
-
-/// The vector at an index, or as many of its lanes as there are; the others are zeros.
-#[inline(always)]
-fn load<S: Simd>(s: S, x: &[f32], index: usize, lanes: usize) -> S::V {
-    if lanes >= S::LANES { s.at(x, index) } else { s.load(&x[index..index + lanes]) }
 }
 
 /// Computes the output channels of some panels for a block of tiles.
@@ -270,7 +255,7 @@ struct Outputs<'a> {
 
 impl Outputs<'_> {
     #[inline(always)]
-    fn compute<S: Simd, const P: usize>(mut self, s: S, scratch: &mut [f32], g: &[[f32; 3]; P]) {
+    fn compute<S: Simd>(mut self, s: S, scratch: &mut [f32]) {
         let (u, products) = scratch.split_at_mut(self.sizes.weight_elements());
         let all = self.y.columns().div_ceil(PANEL);
         let mut panel = 0;
@@ -278,44 +263,40 @@ impl Outputs<'_> {
             let panels = group(all - panel, self.sizes.panels());
             for first in (0..self.sizes.channels).step_by(self.sizes.depth()) {
                 let channels = first..self.sizes.channels.min(first + self.sizes.depth());
-                self.multiply::<S, P>(s, g, panel..panel + panels, channels, u, products);
+                self.multiply(s, panel..panel + panels, channels, u, products);
             }
-            self.transform_outputs::<S, P>(s, products, panel, panels);
+            match self.sizes.tile {
+                2 => self.transform_outputs::<S, 4>(s, products, panel, panels),
+                _ => self.transform_outputs::<S, 6>(s, products, panel, panels),
+            }
             panel += panels;
         }
     }
 
     /// The products of some panels and of some channels of the input; those of earlier channels are there already.
     #[inline(always)]
-    fn multiply<S: Simd, const P: usize>(
+    fn multiply<S: Simd>(
         &self,
         s: S,
-        g: &[[f32; 3]; P],
         panels: Range<usize>,
         channels: Range<usize>,
         u: &mut [f32],
         products: &mut [f32],
     ) {
         let (count, row, width) = (self.tiles.len(), self.sizes.weight_row(), panels.len() * PANEL);
-        for pair in 0..P / 2 {
+        let points = self.sizes.points();
+        for pair in 0..points / 2 {
             for (u, panel) in u.chunks_mut(channels.len() * row).zip(panels.clone()) {
-                let (weights, width) = self.panel_weights(self.panel + panel);
-                let channels = channels.clone();
-                match self.weight {
-                    Weights::F32(weight) => {
-                        let weight = (&weight[weights], width);
-                        transform_weights::<S, f32, P>(s, g, pair, weight, channels, u);
-                    }
-                    Weights::F16(weight) => {
-                        let weight = (&weight[weights], width);
-                        transform_weights::<S, u16, P>(s, g, pair, weight, channels, u);
-                    }
+                let (weight, width) = self.panel_weights(self.panel + panel);
+                match self.sizes.tile {
+                    2 => transform_weights(s, &G4, pair, (weight, width), channels.clone(), u),
+                    _ => transform_weights(s, &G6, pair, (weight, width), channels.clone(), u),
                 }
             }
-            for (slot, i) in rows_of_pair::<P>(pair).into_iter().enumerate() {
-                for j in 0..P {
-                    let point = i * P + j;
-                    let elements = &u[(slot * P + j) * PANEL..];
+            for (slot, i) in rows_of_pair(points, pair).into_iter().enumerate() {
+                for j in 0..points {
+                    let point = i * points + j;
+                    let elements = &u[(slot * points + j) * PANEL..];
                     let u = Panels { elements, panel: channels.len() * row, row, tail: row };
                     let v = &self.v[point * self.sizes.group_point()..];
                     let v = Rows {
@@ -327,18 +308,23 @@ impl Outputs<'_> {
                     };
                     let y = &mut products[point * (count * width + PANEL)..][..count * width];
                     let (size, add) = ([count, width], channels.start > 0);
-                    s.run(Gemm { a: v, b: u, size, add, y, stride: width }, &mut []);
+                    Gemm { a: v, b: u, size, add, y, stride: width }.run(s);
                 }
             }
         }
     }
 
-    /// Where the weights of a panel are, and its width.
+    /// The weights of a panel, and its width.
     #[inline(always)]
-    fn panel_weights(&self, panel: usize) -> (Range<usize>, usize) {
+    fn panel_weights(&self, panel: usize) -> (Weights<'_>, usize) {
         let (depth, width) = (self.sizes.channels, PANEL.min(self.sizes.out - panel * PANEL));
         let first = panel * PANEL * depth * 9;
-        (first..first + width * depth * 9, width)
+        let range = first..first + width * depth * 9;
+        let weights = match self.weight {
+            Weights::F32(weight) => Weights::F32(&weight[range]),
+            Weights::F16(weight) => Weights::F16(&weight[range]),
+        };
+        (weights, width)
     }
 
     /// The pixels of all tiles, for panels that were computed together.
@@ -383,31 +369,38 @@ impl Outputs<'_> {
 }
 
 /// The rows of `G g Gᵀ` that are computed together: those at 0 and at infinity, or those at a point and at its negative.
-const fn rows_of_pair<const P: usize>(pair: usize) -> [usize; 2] {
-    if pair == 0 { [0, P - 1] } else { [2 * pair - 1, 2 * pair] }
+const fn rows_of_pair(points: usize, pair: usize) -> [usize; 2] {
+    if pair == 0 { [0, points - 1] } else { [2 * pair - 1, 2 * pair] }
 }
 
 /// Two rows of the transformed weights of a panel and of some channels, `[channels, 2·points, PANEL]` with a panel more for
 /// each channel.
 #[inline(always)]
-fn transform_weights<S: Simd, E: Element, const P: usize>(
+fn transform_weights<S: Simd, const P: usize>(
     s: S,
     g: &[[f32; 3]; P],
     pair: usize,
-    (weight, width): (&[E], usize),
+    (weight, width): (Weights<'_>, usize),
     channels: Range<usize>,
     u: &mut [f32],
 ) {
-    let [g0, g1, g2] = g[rows_of_pair::<P>(pair)[0]].map(|g| s.splat(g));
+    let [g0, g1, g2] = g[rows_of_pair(P, pair)[0]].map(|g| s.splat(g));
+    let (mut filled, mut filled_half) = ([0.0; 9 * PANEL], [0; 9 * PANEL]);
     for (index, channel) in channels.enumerate() {
-        let taps = &weight[channel * 9 * width..][..9 * width];
         for lane in (0..PANEL).step_by(S::LANES) {
+            let taps: [S::V; 9] = match weight {
+                Weights::F32(weight) => {
+                    let (weight, first) = whole(weight, channel, width, &mut filled);
+                    f32::at_each(s, weight, first + lane, PANEL)
+                }
+                Weights::F16(weight) => {
+                    let (weight, first) = whole(weight, channel, width, &mut filled_half);
+                    u16::at_each(s, weight, first + lane, PANEL)
+                }
+            };
             let (mut plus, mut minus) = ([s.splat(0.0); 3], [s.splat(0.0); 3]);
             for kx in 0..3 {
-                let [above, middle, below] = [kx, 3 + kx, 6 + kx];
-                let above = tap(s, taps, width, above, lane);
-                let middle = tap(s, taps, width, middle, lane);
-                let below = tap(s, taps, width, below, lane);
+                let [above, middle, below] = [taps[kx], taps[3 + kx], taps[6 + kx]];
                 if pair == 0 {
                     (plus[kx], minus[kx]) = (s.mul(g0, above), below);
                 } else {
@@ -425,12 +418,21 @@ fn transform_weights<S: Simd, E: Element, const P: usize>(
     }
 }
 
-/// Some lanes of a tap of a channel's weights for a panel of this width, zeros beyond it.
+/// The taps of a channel in whole panels, and where the first one is: weights as they are, or those for fewer output channels
+/// copied between zeros.
 #[inline(always)]
-fn tap<S: Simd, E: Element>(s: S, taps: &[E], width: usize, tap: usize, lane: usize) -> S::V {
+fn whole<'a, E: Copy>(
+    weight: &'a [E],
+    channel: usize,
+    width: usize,
+    zeros: &'a mut [E; 9 * PANEL],
+) -> (&'a [E], usize) {
     if width == PANEL {
-        E::at(s, taps, tap * PANEL + lane)
-    } else {
-        E::load(s, &taps[tap * width..][lane.min(width)..width.min(lane + S::LANES)])
+        return (weight, channel * 9 * PANEL);
     }
+    let taps = weight[channel * 9 * width..].chunks_exact(width);
+    for (lanes, tap) in zeros.chunks_exact_mut(PANEL).zip(taps) {
+        lanes[..width].copy_from_slice(tap);
+    }
+    (zeros, 0)
 }

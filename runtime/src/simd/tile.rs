@@ -35,7 +35,7 @@ pub(crate) struct Columns<'a, E> {
     pub(crate) row: usize,
     /// Distance of vectors.
     pub(crate) next: usize,
-    /// Elements of a row where they fill no whole vectors; then the vectors follow each other.
+    /// Elements of a row where they do not fill a vector, of which there is one then.
     pub(crate) part: Option<usize>,
 }
 
@@ -52,16 +52,21 @@ pub(crate) fn accumulate<S: Simd, E: Element, const M: usize, const N: usize>(
     if depth == 0 {
         return;
     }
-    if let Some(part) = b.part {
-        return accumulate_part(s, a, b, part, sums);
-    }
-    let last = (depth - 1) * b.row + (N - 1) * b.next;
-    assert!(last + S::LANES <= b.elements.len(), "columns outside the matrix");
+    // Rows that are read as whole vectors. What that takes beyond the columns is added to sums that are nobody's; only after
+    // the last rows nothing follows.
+    let whole = match b.part {
+        None => depth,
+        Some(_) => {
+            (b.elements.len() + b.row).saturating_sub(S::LANES).checked_div(b.row).unwrap_or(0).min(depth)
+        }
+    };
+    let end = whole.checked_sub(1).map_or(0, |last| last * b.row + (N - 1) * b.next + S::LANES);
+    assert!(end <= b.elements.len(), "columns outside the matrix");
     let mut local = *sums;
-    for k in 0..depth {
+    for k in 0..whole {
         let mut columns = [s.splat(0.0); N];
         for (n, column) in columns.iter_mut().enumerate() {
-            // SAFETY: k < depth and n < N, so this vector begins at most at `last`, after which LANES elements follow.
+            // SAFETY: k < whole and n < N, so this vector ends at most at `end`.
             *column = unsafe { E::read(s, b.elements.as_ptr().add(k * b.row + n * b.next)) };
         }
         for (row, sums) in a.iter().zip(&mut local) {
@@ -72,30 +77,11 @@ pub(crate) fn accumulate<S: Simd, E: Element, const M: usize, const N: usize>(
             }
         }
     }
-    *sums = local;
-}
-
-/// The same for columns that fill no whole vectors.
-#[inline(always)]
-fn accumulate_part<S: Simd, E: Element, const M: usize, const N: usize>(
-    s: S,
-    a: [&[f32]; M],
-    b: Columns<'_, E>,
-    part: usize,
-    sums: &mut [[S::V; N]; M],
-) {
-    let mut local = *sums;
-    for k in 0..a[0].len() {
-        for n in 0..N.min(part.div_ceil(S::LANES)) {
-            // A whole vector also takes what follows the row; its sums are nobody's. Only at the end nothing follows.
-            let elements = &b.elements[k * b.row + n * S::LANES..];
-            let column = if elements.len() >= S::LANES {
-                E::load(s, elements)
-            } else {
-                E::load(s, &elements[..part - n * S::LANES])
-            };
+    if let Some(part) = b.part {
+        for k in whole..depth {
+            let column = E::load(s, &b.elements[k * b.row..][..part]);
             for (row, sums) in a.iter().zip(&mut local) {
-                sums[n] = s.mul_add(s.splat(row[k]), column, sums[n]);
+                sums[0] = s.mul_add(s.splat(row[k]), column, sums[0]);
             }
         }
     }
