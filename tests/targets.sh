@@ -40,8 +40,9 @@ wasm32() {
 }
 
 miri() {
-    if ! rustup toolchain list | grep -q nightly || ! cargo +nightly miri --version >/dev/null 2>&1; then
-        echo "miri: left out, rustup has no nightly toolchain with miri"
+    if ! rustup toolchain list | grep -q nightly ||
+        ! { cargo +nightly miri --version >/dev/null 2>&1 || rustup component add --toolchain nightly miri rust-src; }; then
+        echo "miri: left out, rustup has no nightly toolchain with it"
         return
     fi
     # Miri cannot ask a processor for its vectors: it plays one of which none are used. What takes it hours is left out: hostile
