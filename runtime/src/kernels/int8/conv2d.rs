@@ -1,11 +1,12 @@
 use core::ops::Range;
 
+use traflow_graph::model::Aligned;
 use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD, Wide};
 
 use super::few::{self, Few};
 use super::matrices::{self, Matrices};
-use super::rescale::{Aligned, Rescale, RescalePart, Sums};
+use super::rescale::{Rescale, RescalePart, Sums};
 use super::winograd4::{self, Tiled};
 use super::{Values, ValuesMut, rows, winograd};
 use crate::cpu::Cpu;

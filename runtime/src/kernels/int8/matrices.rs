@@ -1,11 +1,12 @@
 //! Convolution where the processor has registers that hold matrices: up to 16 pixels by a panel in one instruction, which
 //! does so many products that no transform is worth its time.
 
+use traflow_graph::model::Aligned;
 use traflow_graph::quant::{PANEL, QUAD};
 
 use super::Values;
 use super::conv2d::{Band, Compute, Part};
-use super::rescale::{Aligned, Rescale, Sums};
+use super::rescale::{Rescale, Sums};
 use crate::simd::{BLOCKS, Blocks, Factor, IntegerKernel, LANES, Lanes, ROWS, Row};
 
 /// The fewest quads of a register's row for which it pays.

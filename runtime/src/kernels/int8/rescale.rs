@@ -8,10 +8,6 @@ use super::conv2d::Part;
 use super::{Number, Values, ValuesMut, array, lanes, load_part, store_part};
 use crate::simd::{IntegerKernel, LANES, Lanes};
 
-/// Vectors in memory that begin at whole lines of the cache.
-#[repr(C, align(64))]
-pub(super) struct Aligned<T>(pub(super) T);
-
 /// Sums of products, in vectors of a panel of output channels.
 #[derive(Clone, Copy)]
 pub(super) struct Sums<'a> {
@@ -45,11 +41,11 @@ impl IntegerKernel for Rescale<'_, '_, '_> {
         let (outs, width) = (part.bias.len(), usize::from(part.shape.width));
         for (n, panel) in panels.enumerate() {
             let first = panel * LANES;
-            let mut scale = Scale::new(s, part, &sums, n, array(part.bias, first));
-            scale.factors[0] = s.load(array(part.factors[0], first));
+            let mut factors = [array(part.factors[0], first); 2];
             if !part.factors[1].is_empty() {
-                scale.factors[1] = s.load(array(part.factors[1], first));
+                factors[1] = array(part.factors[1], first);
             }
+            let scale = Scale::new(s, part, &sums, n, array(part.bias, first), factors);
             for row in 0..rows {
                 let of_row = sums.of_row(part, n, row, pixels.len());
                 let place = [(pixels.start + row * width) * outs + first, outs];
@@ -72,11 +68,10 @@ impl IntegerKernel for RescalePart<'_, '_, '_> {
         let Rescale { part, panels, pixels, sums, .. } = self.0;
         let outs = part.bias.len();
         let channels = panels.start * LANES..outs;
-        let mut scale = Scale::new(s, part, &sums, 0, &lanes(&part.bias[channels.clone()]));
-        scale.factors[0] = s.load(&lanes(&part.factors[0][channels.clone()]));
-        if !part.factors[1].is_empty() {
-            scale.factors[1] = s.load(&lanes(&part.factors[1][channels.clone()]));
-        }
+        let bias = &lanes(&part.bias[channels.clone()]);
+        // Of a second part there may be none.
+        let factors = part.factors.map(|factors| lanes(factors.get(channels.clone()).unwrap_or_default()));
+        let scale = Scale::new(s, part, &sums, 0, bias, [&factors[0], &factors[1]]);
         let of_row = sums.of_row(part, 0, 0, pixels.len());
         let place = [pixels.start * outs + channels.start, channels.len(), outs];
         let r = Residual::of(part);
@@ -130,14 +125,21 @@ impl<'a> Residual<'a> {
 }
 
 impl<S: Lanes> Scale<S> {
-    /// That of the sums of a panel, without factors.
+    /// That of the sums of a panel; the second factors are of no consequence where there is one part.
     #[inline(always)]
-    fn new(s: S, part: &Part<'_>, sums: &Sums<'_>, panel: usize, bias: &[Wide; LANES]) -> Self {
+    fn new(
+        s: S,
+        part: &Part<'_>,
+        sums: &Sums<'_>,
+        panel: usize,
+        bias: &[Wide; LANES],
+        factors: [&[i32; LANES]; 2],
+    ) -> Self {
         let begin = s.load(&sums.begin[0][panel]);
         let mut scale = Self {
             bias: s.load_long(bias),
             begin: [begin; 2],
-            factors: [s.splat(0); 2],
+            factors: [s.load(factors[0]), s.load(factors[1])],
             residual: s.splat(part.residual),
             shift: part.shift,
         };

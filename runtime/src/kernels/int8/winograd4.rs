@@ -24,12 +24,12 @@
 
 use core::ops::Range;
 
-use traflow_graph::model::ALIGN;
+use traflow_graph::model::{ALIGN, Aligned};
 use traflow_graph::op::Shape;
 use traflow_graph::quant::{PANEL, QUAD};
 
 use super::conv2d::Part;
-use super::rescale::{Aligned, Rescale, Sums};
+use super::rescale::{Rescale, Sums};
 use super::{Values, array};
 use crate::simd::{IntegerKernel, LANES, Lanes, dot_rows, each};
 use crate::tiles::group;
