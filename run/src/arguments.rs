@@ -63,7 +63,7 @@ pub(crate) struct Outputs {
 /// What is asked for: work, or a text.
 pub(crate) enum Command {
     Run(Arguments),
-    Print(String),
+    Print(&'static str),
 }
 
 /// Reads the arguments of the program.
@@ -78,9 +78,9 @@ pub(crate) fn parse() -> Result<Command> {
     let (mut outputs, mut image) = (Outputs::default(), None);
     while let Some(argument) = parser.next()? {
         let option = match argument {
-            Arg::Short('h') | Arg::Long("help") => return Ok(Command::Print(HELP.trim_end().to_owned())),
+            Arg::Short('h') | Arg::Long("help") => return Ok(Command::Print(HELP.trim_end())),
             Arg::Short('V') | Arg::Long("version") => {
-                return Ok(Command::Print(concat!("traflow-run ", env!("CARGO_PKG_VERSION")).to_owned()));
+                return Ok(Command::Print(concat!("traflow-run ", env!("CARGO_PKG_VERSION"))));
             }
             Arg::Value(path) => {
                 ensure!(model.is_none(), "{} is one model file too many", path.to_string_lossy());

@@ -151,7 +151,7 @@ enum AnyEngine<'m, 'a> {
 
 impl Request {
     /// The text of a PNG.
-    pub(crate) fn texts(&self, model: &str, picture: &str) -> [(&'static str, String); 5] {
+    fn texts(&self, model: &str, picture: &str) -> [(&'static str, String); 5] {
         let values = [
             model.to_owned(),
             picture.to_owned(),
