@@ -15,7 +15,9 @@ use traflow_graph::file;
 use traflow_graph::model::Dtype;
 
 const EXAMPLES: &str = "\
-Before a model file is written it is run: where its pictures are not those of the checkpoint, that is an error.
+Before a model file is written it is run. It is an error if pictures of three seeds are further from the checkpoint's than 1e-4 (f32) or
+5e-3 (fp16) of their range; with --int8, if a node gives anything but what its definition gives, or if the median PSNR of 32 pictures is
+below 15 dB. A teacher's steps are Euler's.
 
 Examples:
   traflow-export student.safetensors --fp16 -o digits.traflow

@@ -61,7 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let torch = peer::version(REQUIREMENTS, "torch")?;
     let text = format!(
         "Machine: {}; {} profile, {} threads, batches of {}, {} steps each.\n\n\
-         | network | parameters | TraFlow, ms | PyTorch {torch}, ms | ratio |\n|---|---|---|---|---|\n{rows}",
+         | network | parameters | TraFlow, ms | PyTorch {torch}, ms | TraFlow / PyTorch |\n|---|---|---|---|---|\n{rows}",
         page::machine(),
         if cfg!(debug_assertions) { "dev" } else { "release" },
         arguments.threads,
