@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, ValueEnum};
 use serde_json::{Value, json};
 use traflow_export::calibrate::Observer;
@@ -84,7 +84,7 @@ struct Calibration {
     #[arg(long, value_enum, default_value = "mse", requires = "int8")]
     observer: ObserverName,
     /// Part of the numbers that --observer percentile keeps, in percent
-    #[arg(long, default_value_t = 99.99, requires = "int8")]
+    #[arg(long, default_value_t = 99.99, requires = "int8", value_parser = percent)]
     percentile: f64,
     /// Seeds that ranges are chosen from
     #[arg(
@@ -103,7 +103,7 @@ struct Calibration {
     no_bias_correction: bool,
     /// Values that cause more than this part of the picture's error get 16 bits; those that large convolutions read have to
     /// cause more of it
-    #[arg(long, default_value_t = 0.02, value_name = "PART", requires = "int8")]
+    #[arg(long, default_value_t = 0.02, value_name = "PART", requires = "int8", value_parser = part)]
     island_share: f64,
     /// JSON file to write: how integers stand for each value, for traflow distill --qat
     #[arg(long, value_name = "FILE", requires = "int8", conflicts_with = "per_step")]
@@ -125,6 +125,16 @@ enum ObserverName {
     Kl,
 }
 
+fn percent(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| *number > 0.0 && *number <= 100.0);
+    number.ok_or_else(|| "it is no number above 0 and up to 100".to_owned())
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "it is no number from 0 to 1".to_owned())
+}
+
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -138,8 +148,11 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<()> {
     let path = &arguments.checkpoint;
     let output = arguments.onnx.as_ref().or(arguments.output.as_ref()).context("no file to write")?;
-    let same = path.canonicalize().is_ok_and(|path| output.canonicalize().is_ok_and(|output| path == output));
-    ensure!(!same, "{} is the checkpoint itself", output.display());
+    let formats = arguments.calibration.formats.iter().map(PathBuf::as_path);
+    let paths: Vec<&Path> = [path.as_path(), output].into_iter().chain(formats).collect();
+    if let Some(repeated) = file::repeated(&paths) {
+        bail!("{} is there twice, as the checkpoint or as two files to write", repeated.display());
+    }
 
     let checkpoint = Checkpoint::read(path)?;
     let (mut json, text) = match arguments.onnx {
@@ -149,8 +162,9 @@ fn run(arguments: &Arguments) -> Result<()> {
 
     let mut out = std::io::stdout();
     if arguments.json {
-        json["checkpoint"] = json!(path);
-        json["output"] = json!(output);
+        // A path need not be Unicode, as JSON has to be.
+        json["checkpoint"] = json!(path.to_string_lossy());
+        json["output"] = json!(output.to_string_lossy());
         writeln!(out, "{json}")?;
     } else {
         writeln!(out, "{}\n{text}", output.display())?;
