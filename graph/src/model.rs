@@ -674,9 +674,9 @@ impl<'m> Model<'m> {
         }
         let panels = node.panels();
         let context = Context { op, inputs: shapes, wide, wide_output: node.is_wide(), two_parts, panels };
-        let fits = |row| node.integers(row).is_some_and(|integers| integers.check(&context));
+        let integers = (0..rows.max(1) as usize).map(|row| node.integers(row));
         let padded = dimensions.is_none_or(|dimensions| quant::padding_is_zero(dimensions, panels));
-        if padded && (0..rows.max(1) as usize).all(fits) { Ok(()) } else { Err(NodeProblem::Integers) }
+        if padded && context.fits(integers) { Ok(()) } else { Err(NodeProblem::Integers) }
     }
 
     fn check_output(&self) -> Result<(), NodeProblem> {

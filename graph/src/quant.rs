@@ -29,8 +29,7 @@ pub const TABLE: usize = 258;
 /// Input channels of a convolution whose weights lie together.
 pub const QUAD: usize = 4;
 
-/// Output channels of a panel of a convolution's weights.
-pub const PANEL: usize = 16;
+pub use crate::model::PANEL;
 
 /// A 64-bit integer as two words, the lower one first: rows are aligned to 4 bytes only.
 pub type Wide = [u32; 2];
@@ -230,6 +229,9 @@ pub const fn panel_index([outs, channels, taps]: [usize; 3], [out, channel, tap]
     first * taps * quads * QUAD + (quad * width + out - first) * QUAD + channel % QUAD
 }
 
+/// Numbers of a group that a norm of wide values may have.
+pub const WIDE_GROUP: usize = 1 << 16;
+
 /// Queries of an attention whose scores vectors keep at the same time, as many as they have lanes.
 pub const QUERIES: usize = 16;
 
@@ -342,12 +344,10 @@ impl<'a> Integers<'a> {
         row
     }
 
-    /// Whether a node can compute with these integers without an overflow, whatever its inputs hold. The bounds are
-    /// derived in `docs/integer-arithmetic.md`.
-    pub fn check(&self, node: &Context<'_>) -> bool {
-        let largest = |wide: bool| if wide { 1u64 << 15 } else { 1 << 7 };
-        let a = largest(node.wide[0]);
-        let b = largest(node.wide[1]);
+    /// Whether a node can compute with these integers without an overflow, whatever its inputs hold, but for the sums of a
+    /// convolution, which need its weights.
+    fn check(&self, node: &Context<'_>) -> bool {
+        let [a, b] = node.wide.map(largest);
         let x = node.inputs.first().copied().unwrap_or(Shape::vector(0));
         match *self {
             Self::Image { shift, factor } => node.wide_output && fits(shift, &[(1 << 15, factor)], 0),
@@ -356,7 +356,7 @@ impl<'a> Integers<'a> {
                 let pad = value.get(node.op.parameters(&[]).bias.unwrap_or(0)..);
                 node.wide_output && pad.is_some_and(|pad| pad.iter().all(|&pad| pad == 0))
             }
-            Self::Conv2d { shift, residual, split, zeros, bias, factors } => {
+            Self::Conv2d { residual, split, zeros, .. } => {
                 let channels = usize::from(x.channels);
                 let split = split as usize;
                 let parts = match node.two_parts {
@@ -367,20 +367,12 @@ impl<'a> Integers<'a> {
                     if node.wide[0] { zero == 0 } else { i8::try_from(zero).is_ok() }
                 };
                 let has_residual = matches!(node.op, Op::Conv2d { residual: Some(_), .. });
-                parts
-                    && zeros.iter().all(|&zero| zeros_fit(zero))
-                    && (has_residual || residual == 0)
-                    && bias.iter().enumerate().all(|(out, &bias)| {
-                        let sums = absolute_sums(node, out, split).map(|sum| sum * a);
-                        let [first, second] = factors.map(|factors| factors.get(out).copied().unwrap_or(0));
-                        sums.iter().all(|&sum| sum <= i32::MAX as u64)
-                            && fits(shift, &[(sums[0], first), (sums[1], second), (b, residual)], long(bias))
-                    })
+                parts && zeros.iter().all(|&zero| zeros_fit(zero)) && (has_residual || residual == 0)
             }
             Self::GroupNorm { gain_shift, epsilon, bias, gain: _, table } => {
                 let elements = x.elements() / epsilon.len().max(1);
                 gain_shift <= 62
-                    && elements <= if node.wide[0] { 1 << 16 } else { 1 << 24 }
+                    && elements <= if node.wide[0] { WIDE_GROUP } else { 1 << 24 }
                     && epsilon.iter().all(|&epsilon| (1..=1 << 62).contains(&long(epsilon)))
                     && bias.iter().all(|&bias| long(bias).unsigned_abs() <= 1 << 60)
                     && table_fits(table, node.wide_output)
@@ -423,23 +415,75 @@ fn table_fits(table: &[i16], wide_output: bool) -> bool {
     table.last().is_none_or(|&last| last == 0) && table.iter().all(|entry| limit.contains(entry))
 }
 
-/// Sums of the absolute weights of an output channel, over the input channels before and after the split.
-fn absolute_sums(node: &Context<'_>, out: usize, split: usize) -> [u64; 2] {
-    let (Op::Conv2d { out: outs, kernel, .. }, Some(x)) = (node.op, node.inputs.first()) else {
-        return [u64::MAX >> 32; 2];
-    };
-    let (outs, channels) = (usize::from(outs), usize::from(x.channels));
-    let taps = usize::from(kernel).pow(2);
-    let mut sums = [0; 2];
-    for tap in 0..taps {
-        for quad in (0..channels.next_multiple_of(QUAD)).step_by(QUAD) {
-            let at = panel_index([outs, channels, taps], [out, quad, tap]);
-            let weights = node.panels.get(at..at + QUAD).unwrap_or_default();
-            sums[usize::from(quad >= split)] +=
-                weights.iter().map(|w| u64::from(w.unsigned_abs())).sum::<u64>();
-        }
+/// The largest absolute number of a value.
+fn largest(wide: bool) -> u64 {
+    if wide { 1 << 15 } else { 1 << 7 }
+}
+
+impl Context<'_> {
+    /// Whether the node can compute with the integers of its rows without an overflow, whatever its inputs hold. The bounds
+    /// are derived in `docs/integer-arithmetic.md`. Weights are read once, however many rows there are.
+    pub fn fits<'a>(&self, rows: impl Iterator<Item = Option<Integers<'a>>> + Clone) -> bool {
+        rows.clone().all(|row| row.is_some_and(|integers| integers.check(self)))
+            && match self.op {
+                Op::Conv2d { out, .. } => {
+                    let outs = usize::from(out);
+                    (0..outs).step_by(PANEL).all(|first| self.panel_fits(outs, first, rows.clone()))
+                }
+                _ => true,
+            }
     }
-    sums
+
+    /// The same for the sums of a panel of output channels.
+    fn panel_fits<'a>(
+        &self,
+        outs: usize,
+        first: usize,
+        rows: impl Iterator<Item = Option<Integers<'a>>>,
+    ) -> bool {
+        let [a, b] = self.wide.map(largest);
+        let mut sums = None;
+        rows.flatten().all(|row| {
+            let Integers::Conv2d { shift, residual, split, bias, factors, .. } = row else { return false };
+            let (of, sums) = sums.get_or_insert_with(|| (split, self.absolute_sums(outs, first, split)));
+            // The parts of the input are the same at every moment.
+            *of == split
+                && (first..outs.min(first + PANEL)).zip(sums).all(|(out, sums)| {
+                    let sums = sums.map(|sum| u64::from(sum) * a);
+                    let [before, after] = factors.map(|factors| factors.get(out).copied().unwrap_or(0));
+                    let bias = bias.get(out).copied().unwrap_or_default();
+                    sums.iter().all(|&sum| sum <= i32::MAX as u64)
+                        && fits(shift, &[(sums[0], before), (sums[1], after), (b, residual)], long(bias))
+                })
+        })
+    }
+
+    /// Sums of the absolute weights of each output channel of a panel, over the input channels before and after the split.
+    fn absolute_sums(&self, outs: usize, first: usize, split: u32) -> [[u32; 2]; PANEL] {
+        let width = PANEL.min(outs.saturating_sub(first)).max(1) * QUAD;
+        let quads = self.inputs.first().map_or(0, |x| usize::from(x.channels).div_ceil(QUAD));
+        let panel = self.panels.len() / outs.max(1) * PANEL;
+        let weights = self.panels.get(first / PANEL * panel..).unwrap_or_default();
+        let weights = weights.get(..panel).unwrap_or(weights);
+        let mut sums = [[0; 2]; PANEL];
+        for tap in weights.chunks(quads.max(1) * width) {
+            let of_first = (split as usize / QUAD).min(quads) * width;
+            let (before, after) = tap.split_at_checked(of_first).unwrap_or((tap, &[]));
+            for (part, weights) in [before, after].into_iter().enumerate() {
+                // So many absolute numbers of 8 bits have a sum of 16.
+                for rows in weights.chunks(256 * width) {
+                    let mut of_rows = [0u16; PANEL * QUAD];
+                    for row in rows.chunks(width) {
+                        of_rows.iter_mut().zip(row).for_each(|(sum, w)| *sum += u16::from(w.unsigned_abs()));
+                    }
+                    for (sums, quad) in sums.iter_mut().zip(of_rows.chunks(QUAD)) {
+                        sums[part] += quad.iter().copied().map(u32::from).sum::<u32>();
+                    }
+                }
+            }
+        }
+        sums
+    }
 }
 
 /// Two numbers to a word.
@@ -566,7 +610,7 @@ mod tests {
                 bias: &bias,
                 factors: [&factors, &[]],
             };
-            integers.check(node)
+            node.fits([Some(integers)].into_iter())
         };
         assert!(accepted(40, i32::MAX, 0, &narrow) && accepted(28, i32::MAX, 0, &narrow));
         // More than 2²⁷ times a factor of 31 bits, over 2²⁷, needs more than 32 bits.
