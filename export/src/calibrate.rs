@@ -48,7 +48,9 @@ impl Histogram {
         while x.abs() >= self.reach {
             self.double();
         }
-        self.bins[((x / self.reach + 1.0) * (BINS / 2) as f64) as usize] += 1;
+        // The sum may round up to 2.
+        let bin = ((x / self.reach + 1.0) * (BINS / 2) as f64) as usize;
+        self.bins[bin.min(BINS - 1)] += 1;
         self.least = self.least.min(x);
         self.most = self.most.max(x);
     }

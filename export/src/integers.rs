@@ -153,6 +153,9 @@ fn lower(checkpoint: &Checkpoint, schedules: &[Vec<Moment>]) -> Result<Network, 
 /// # Errors
 /// Where the network does not fit into a model file.
 pub fn draft(checkpoint: &Checkpoint, steps: &[u32]) -> Result<Vec<u8>, ExportError> {
+    if steps.is_empty() {
+        return Err(IntegersError::NoSteps.into());
+    }
     let schedules = schedules(steps);
     let network = lower(checkpoint, &schedules)?;
     let moments = schedules.concat();

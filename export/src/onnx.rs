@@ -74,6 +74,8 @@ pub struct Exported {
 pub enum OnnxError {
     #[error("node {index} ({name}): it depends on time alone and was not folded")]
     Operation { index: usize, name: String },
+    #[error("an ONNX file makes pictures in one step or more")]
+    NoSteps,
     #[error("an ONNX file is smaller than 2 GiB")]
     TooLarge,
 }
@@ -84,6 +86,9 @@ pub enum OnnxError {
 /// # Errors
 /// Where the network does not fit into an ONNX file, or folding changes its pictures.
 pub fn export(checkpoint: &Checkpoint, steps: u32) -> Result<Exported, ExportError> {
+    if steps == 0 {
+        return Err(OnnxError::NoSteps.into());
+    }
     let schedule = schedules(&[steps]).concat();
     let trained = Network::of(checkpoint)?;
     let folded = fuse_constants(fold(&trained, &schedule)?)?;

@@ -3,22 +3,30 @@
 use traflow_graph::formats::{Format, Formats, Part, weight_integer, weight_unit};
 use traflow_graph::model::Moment;
 use traflow_graph::op::Op;
-use traflow_graph::quant::{AFFINE_BITS, Integers, QUAD, TABLE, wide};
+use traflow_graph::quant::{AFFINE_BITS, Integers, QUAD, TABLE, WIDE_GROUP, wide};
 use traflow_graph::write::IntegerNode;
 
 use crate::calibrate::{Histogram, Observer, Seen};
 use crate::network::{Network, Parameters};
 
 /// The widths that a file allows, from those that are wanted: the picture and constants are wide, and so is the
-/// velocity; what an attention reads is not, and an upsampling has the width of its input.
+/// velocity; what an attention reads is not, nor a norm with large groups, and an upsampling has the width of its input.
 pub fn widths(network: &Network, mut wide: Vec<bool>) -> Vec<bool> {
     let nodes = network.graph.nodes();
     for (index, node) in nodes.iter().enumerate() {
         if matches!(node.op, Op::Image(_) | Op::Constant { .. }) || index + 1 == nodes.len() {
             wide[index] = true;
         }
-        if matches!(node.op, Op::Attention { .. }) {
-            wide[node.inputs[0].index()] = false;
+        let input = node.inputs.first().map(|input| input.index());
+        let narrow = match (node.op, input) {
+            (Op::Attention { .. }, _) => true,
+            (Op::GroupNorm { groups, .. }, Some(input)) => {
+                nodes[input].shape.elements() / usize::from(groups) > WIDE_GROUP
+            }
+            _ => false,
+        };
+        if let Some(input) = input.filter(|_| narrow) {
+            wide[input] = false;
         }
     }
     for (index, node) in nodes.iter().enumerate() {

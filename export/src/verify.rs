@@ -63,11 +63,8 @@ pub fn verify(
     weights: Dtype,
     schedules: &[Vec<Moment>],
 ) -> Result<Vec<Difference>, VerifyError> {
-    // The bytes at an address that suits their tensors.
-    let mut memory = vec![0; file.len() + 63];
-    let skip = memory.as_ptr().align_offset(64);
-    memory[skip..][..file.len()].copy_from_slice(file);
-    let model = Model::new(&memory[skip..][..file.len()]).map_err(VerifyError::Model)?;
+    let mut memory = Vec::new();
+    let model = Model::new(crate::aligned(file, &mut memory)).map_err(VerifyError::Model)?;
     let mut arena = vec![0; Engine::arena_bytes(&model)];
     let mut engine = Engine::new(model, &mut arena).map_err(VerifyError::Engine)?;
 

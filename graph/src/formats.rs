@@ -50,13 +50,16 @@ impl Format {
 
     /// Number of channels.
     pub fn channels(&self) -> usize {
-        self.parts.iter().map(|part| part.channels).sum()
+        self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.channels))
     }
 
     /// Scale and zero point of a channel.
     pub fn part(&self, channel: usize) -> Part {
-        let mut end = 0;
-        let holds = |part: &&Part| (end += part.channels, channel < end).1;
+        let mut end = 0usize;
+        let holds = |part: &&Part| {
+            end = part.channels.saturating_add(end);
+            channel < end
+        };
         let nothing = Part { channels: 1, scale: 1.0, zero: 0 };
         self.parts.iter().find(holds).or(self.parts.last()).copied().unwrap_or(nothing)
     }
@@ -104,8 +107,12 @@ pub fn weight_unit(weights: &[f64], wide: bool) -> f64 {
     let candidates = (60..=100).map(|percent| largest * f64::from(percent) / 100.0 / WEIGHT_END);
     let with_error = candidates.map(|unit| (unit, error(unit)));
     let best = with_error.min_by(|a, b| a.1.total_cmp(&b.1)).map_or(largest / WEIGHT_END, |best| best.0);
-    let sum: f64 = weights.iter().map(|w| w.abs() / best + 0.5).sum();
-    if wide { best * (sum / 65535.0).max(1.0) } else { best }
+    if !wide {
+        return best;
+    }
+    // Rounding adds half a unit to a weight at most.
+    let sum: f64 = weights.iter().map(|w| w.abs()).sum();
+    best.max(sum / (65535.0 - 0.5 * weights.len() as f64).max(1.0))
 }
 
 /// A weight in its unit, rounded.
@@ -200,9 +207,12 @@ mod tests {
         let unit = weight_unit(&weights, false);
         assert!(error(unit) <= error(1.0 / 127.0) && unit <= 1.0 / 127.0);
         assert_eq!(weight_unit(&[0.0; 4], false), 1.0);
-        let many = vec![1.0; 1000];
-        let unit = weight_unit(&many, true);
-        assert!(many.iter().map(|w| weight_integer(*w, unit)).sum::<f64>() < 65536.0);
+        for count in [1000, 1012, 1152, 5000] {
+            let many = vec![1.0; count];
+            let unit = weight_unit(&many, true);
+            let sum: f64 = many.iter().map(|w| weight_integer(*w, unit)).sum();
+            assert!(sum < 65536.0, "{count}: {sum}");
+        }
     }
 
     #[test]
@@ -217,6 +227,10 @@ mod tests {
         assert_eq!(check(r#"{"image":{"wide":true,"parts":[{"channels":2,"scale":1.5,"zero":0}]}}"#), Ok(()));
         for (json, reason) in [
             (r#"{"x":{"parts":[]}}"#, "there is no node \"x\" in the network"),
+            (
+                r#"{"image":{"parts":[{"channels":18446744073709551615,"scale":1.0,"zero":0},{"channels":3,"scale":1.0,"zero":0}]}}"#,
+                "node \"image\": it has 18446744073709551615 channels in the formats and 2 in the network",
+            ),
             (
                 r#"{"image":{"parts":[]}}"#,
                 "node \"image\": it has 0 channels in the formats and 2 in the network",

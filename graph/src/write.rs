@@ -56,6 +56,8 @@ pub enum WriteError {
     Integers,
     #[error("the file would be larger than 4 GiB")]
     TooLarge,
+    #[error("the arena would be larger than 4 GiB")]
+    Arena,
     #[error("the file would not be a model: {0}")]
     Model(#[from] ModelError),
 }
@@ -246,6 +248,9 @@ fn assemble(
         records.push(record);
     }
 
+    if plan.bytes == u32::MAX {
+        return Err(WriteError::Arena);
+    }
     let mut head: Record = [0; 16];
     let dtype = match weights {
         Dtype::F32 => 0,
