@@ -189,11 +189,11 @@ impl Mix {
     /// [`four`](Self::four) of N blocks, which vectors compute side by side.
     #[inline(always)]
     pub fn blocks<const N: usize>(&self, first: u64) -> [[i32; 4]; N] {
+        let alone = self.weights.iter().sum::<i64>() == 1 << 15;
         let mut sums = [[1 << 14; 4]; N];
         for (noise, weight) in self.corners.iter().zip(self.weights).filter(|(_, weight)| *weight != 0) {
             let numbers = noise.blocks::<N>(first);
-            // Then it is alone.
-            if weight == 1 << 15 {
+            if alone {
                 return numbers;
             }
             for (sum, z) in sums.as_flattened_mut().iter_mut().zip(numbers.as_flattened()) {
