@@ -248,6 +248,31 @@ impl Parameters {
 }
 
 impl Op {
+    /// What it is called in measurements.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Op::Image(_) => "image",
+            Op::Time(_) => "time",
+            Op::Labels { .. } => "labels",
+            Op::Class { .. } => "class",
+            Op::Coefficient(_) => "coefficient",
+            Op::Constant { .. } => "constant",
+            Op::Embedding { .. } => "embedding",
+            Op::Conv2d { .. } => "conv2d",
+            Op::GroupNorm { .. } => "group_norm",
+            Op::Silu => "silu",
+            Op::Add { .. } => "add",
+            Op::Multiply => "multiply",
+            Op::ScaleShift { .. } => "scale_shift",
+            Op::Concat => "concat",
+            Op::Downsample => "downsample",
+            Op::Upsample => "upsample",
+            Op::Blur { .. } => "blur",
+            Op::Border { .. } => "border",
+            Op::Attention { .. } => "attention",
+        }
+    }
+
     /// Number of inputs.
     pub const fn arity(self) -> usize {
         match self {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use lexopt::{Arg, Parser, ValueExt};
-use serde_json::{Value, json};
+use serde_json::Value;
 use traflow_runtime::Mix;
 
 const HELP: &str = include_str!("help.txt");
@@ -19,7 +19,7 @@ const PICTURES: usize = 3;
 
 /// Options that mean nothing to others.
 const APART: [(&str, &[&str]); 4] = [
-    ("--verify", &["--seed", "--count", "--steps"]),
+    ("--verify", &["--seed", "--count", "--steps", "--class"]),
     ("--self-test", &["--seed", "--count", "--steps", "--class"]),
     ("--bench", &["--count"]),
     ("--profile", &["--count"]),
@@ -29,7 +29,6 @@ const APART: [(&str, &[&str]); 4] = [
 pub(crate) struct Arguments {
     pub(crate) model: PathBuf,
     pub(crate) request: Request,
-    pub(crate) class: Option<usize>,
     pub(crate) threads: usize,
     pub(crate) json: bool,
     pub(crate) task: Task,
@@ -41,6 +40,7 @@ pub(crate) struct Request {
     pub(crate) seed: Source,
     pub(crate) count: u32,
     pub(crate) steps: usize,
+    pub(crate) class: Option<usize>,
 }
 
 /// What to do.
@@ -73,8 +73,8 @@ pub(crate) enum Command {
 pub(crate) fn parse() -> Result<Command> {
     let mut parser = Parser::from_env();
     let mut given: Vec<&str> = Vec::new();
-    let (mut model, mut class, mut threads) = (None, None, 1);
-    let mut request = Request { seed: Source::Seed(0), count: 1, steps: 1 };
+    let (mut model, mut threads) = (None, 1);
+    let mut request = Request { seed: Source::Seed(0), count: 1, steps: 1, class: None };
     let (mut outputs, mut image) = (Outputs::default(), None);
     while let Some(argument) = parser.next()? {
         let option = match argument {
@@ -107,7 +107,7 @@ pub(crate) fn parse() -> Result<Command> {
             }
             Arg::Long("class") => {
                 let number = of("--class", parser.value()?, |text| number(text, 0, u32::MAX.into()))?;
-                class = Some(number as usize);
+                request.class = Some(number as usize);
                 "--class"
             }
             Arg::Long("threads") => {
@@ -159,7 +159,7 @@ pub(crate) fn parse() -> Result<Command> {
         (Some(_), _) => Task::Pictures(outputs),
     };
     let model = model.context("no model file is given")?;
-    Ok(Command::Run(Arguments { model, request, class, threads, json: given.contains(&"--json"), task }))
+    Ok(Command::Run(Arguments { model, request, threads, json: given.contains(&"--json"), task }))
 }
 
 /// The value of an option.
@@ -200,8 +200,8 @@ impl Source {
 
     pub(crate) fn json(self) -> Value {
         match self {
-            Self::Seed(seed) => json!(seed),
-            between => json!(between.to_string()),
+            Self::Seed(seed) => seed.into(),
+            between => between.to_string().into(),
         }
     }
 }

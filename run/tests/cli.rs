@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use traflow_graph::graph::Builder;
 use traflow_graph::model::{Dtype, Moment};
-use traflow_graph::op::Shape;
+use traflow_graph::op::{Op, Shape};
 use traflow_graph::plan::{plan, plan_integers};
 use traflow_graph::quant::{Integers, wide};
 use traflow_graph::write::{IntegerNode, IntegerSource, ModelSource, NodeParameters, write, write_integers};
@@ -140,6 +140,65 @@ fn pictures_of_integers_are_named_and_verified() {
 }
 
 #[test]
+fn a_picture_says_its_class() {
+    let folder = folder();
+    let mut g = Builder::new();
+    let x = g.image(Shape::new(1, 5, 7));
+    let class = g.push("class", Op::Class { count: 2 }, &[]);
+    let of_class = g.linear("of_class", class, 1);
+    let conv = g.conv2d("conv", x, 1, 1);
+    g.add("sum", conv, of_class, 1.0);
+    let graph = g.finish().unwrap();
+    let parameters =
+        |weight: &[f32], bias: &[f32]| NodeParameters { weight: weight.into(), bias: bias.into() };
+    let file = write(&ModelSource {
+        graph: &graph,
+        plan: &plan(&graph, 4),
+        schedules: &[vec![Moment { t: 1.0, s: 0.0 }]],
+        parameters: &[
+            parameters(&[], &[]),
+            parameters(&[], &[]),
+            parameters(&[0.5, 1.5], &[0.0]),
+            parameters(&[1.0], &[-1.0]),
+            parameters(&[], &[]),
+        ],
+        weights: Dtype::F32,
+        provenance: "{}",
+    });
+    std::fs::write(folder.path().join("classes.traflow"), file.unwrap()).unwrap();
+    let run = |arguments: &[&str]| run(folder.path(), arguments);
+    let digest = |class: &[&str]| run(&[&["classes.traflow", "--digest", "-o", "a.png"], class].concat()).1;
+    assert_ne!(digest(&["--class", "0"]).lines().next(), digest(&["--class", "1"]).lines().next());
+    let (code, stdout, stderr) = run(&["--verify", "a.png", "--model", "classes.traflow", "--json"]);
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    let verified: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((&verified["class"], &verified["verified"]), (&1.into(), &true.into()));
+    let (_, _, stderr) = run(&["classes.traflow", "--class", "2", "--digest"]);
+    assert_eq!(stderr, "error: classes.traflow: the model has 2 classes, and none of the number 2\n");
+    let (_, _, stderr) = run(&["--verify", "a.png", "--model", "classes.traflow", "--class", "1"]);
+    assert!(stderr.starts_with("error: --verify and --class do not go together"), "{stderr}");
+}
+
+/// A path need not be Unicode.
+#[cfg(target_os = "linux")]
+#[test]
+fn paths_are_any_bytes() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = folder();
+    let name = std::ffi::OsStr::from_bytes(b"m\xff.traflow");
+    std::fs::copy(folder.path().join("one.traflow"), folder.path().join(name)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_traflow-run"))
+        .current_dir(folder.path())
+        .arg(name)
+        .args(["--json", "-o", "x.png"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(result["model"], "m\u{fffd}.traflow");
+}
+
+#[test]
 fn a_self_test_names_the_node() {
     let folder = folder();
     let test = |digest| {
@@ -172,7 +231,13 @@ fn mistakes_are_one_line_each() {
     let text = "error: reading bad.traflow: it is not a TraFlow model file\n";
     assert_eq!(bad, (Some(1), text.to_owned()));
     let steps = error(&["one.traflow", "--steps", "3", "-o", "x.png"]);
-    assert_eq!(steps, (Some(1), "error: the model has no schedule of 3 steps, it has 1\n".to_owned()));
+    assert_eq!(
+        steps,
+        (Some(1), "error: one.traflow: the model has no schedule of 3 steps, it has 1\n".to_owned())
+    );
+    let twice = "error: ./one.traflow is there twice, as the model or as two files to write\n";
+    assert_eq!(error(&["one.traflow", "-o", "./one.traflow"]), (Some(1), twice.to_owned()));
+    assert_eq!(error(&["bad.traflow", "-o", "x", "--pictures", "x"]).0, Some(1));
     assert_eq!(error(&["no.traflow", "-o", "x.png"]).0, Some(1));
     assert_eq!(error(&["one.traflow", "-o", "bad.traflow/x.png"]).0, Some(1));
     assert_eq!(error(&["one.traflow", "--count", "0", "-o", "x.png"]).0, Some(2));
@@ -246,6 +311,11 @@ fn a_profile_lists_the_nodes() {
     assert_eq!((code, &*stderr), (Some(0), ""));
     let profile: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((&profile["macs"], &profile["nodes"][1]["name"]), (&35.into(), &"conv".into()));
+    let conv = &profile["nodes"][1];
+    assert_eq!(
+        (&conv["op"], &conv["kernel"], &conv["method"]),
+        (&"conv2d".into(), &1.into(), &"direct".into())
+    );
     assert!(profile["peak_gmacs_per_s"].as_f64() > Some(0.0));
     assert!(profile["nodes"].as_array().unwrap().iter().all(|node| node["of_roof"].as_f64() > Some(0.0)));
     let (code, stdout, _) = run(folder.path(), &["one.traflow", "--profile"]);
@@ -265,7 +335,7 @@ fn a_full_disk_leaves_the_earlier_file_whole() {
     let output = Command::new("bash").args(["-c", &script]).current_dir(folder.path()).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.starts_with("error: writing earlier.png"), "{text}");
+    assert!(text.starts_with("error: writing earlier.png: ") && !text.contains(".tmp"), "{text}");
     assert_eq!(std::fs::read(folder.path().join("earlier.png")).unwrap(), b"whole");
 }
 
