@@ -59,14 +59,14 @@ extern "C" {
 // says what is wrong with it.
 //
 // # Safety
-// `model` is null or a `Traflow` that can be written; `file` is null or so many bytes that can be read.
+// `model` is null or a `traflow` that can be written; `file` is null or so many bytes that can be read.
 enum traflow_status traflow_open(struct traflow *model, const uint8_t *file, size_t bytes);
 
 // What went wrong in the last call with this model: English text that ends with a zero byte, empty where nothing did.
 // It is there until the next call.
 //
 // # Safety
-// `model` is null or a `Traflow` that was zeroed or opened.
+// `model` is null or a `traflow` that was zeroed or opened.
 const char *traflow_message(const struct traflow *model);
 
 // Columns of a picture; 0 where no file was opened, like the following numbers.
@@ -115,7 +115,7 @@ size_t traflow_arena_bytes(const struct traflow *model);
 // Gives memory to run in. Between calls the caller may use it for something else.
 //
 // # Safety
-// `model` is null or a `Traflow` that was zeroed or opened; `arena` is null or so many bytes that can be read and
+// `model` is null or a `traflow` that was zeroed or opened; `arena` is null or so many bytes that can be read and
 // written during every call with this model.
 enum traflow_status traflow_set_arena(struct traflow *model, uint8_t *arena, size_t bytes);
 
@@ -128,7 +128,7 @@ enum traflow_status traflow_set_class(struct traflow *model, int32_t class_);
 // Makes the picture of a seed, as height · width · channels bytes by row, column and channel.
 //
 // # Safety
-// `model` is null or a `Traflow` that was zeroed or opened; `pixels` is null or so many bytes that can be written; the
+// `model` is null or a `traflow` that was zeroed or opened; `pixels` is null or so many bytes that can be written; the
 // arena is as traflow_set_arena() says.
 enum traflow_status traflow_generate(struct traflow *model,
                                      uint64_t seed,
@@ -164,7 +164,7 @@ enum traflow_status traflow_generate_floats(struct traflow *model,
 // Runs the self-test of a file of integers: every node computes what the file expects.
 //
 // # Safety
-// `model` is null or a `Traflow` that was zeroed or opened; the arena is as traflow_set_arena() says.
+// `model` is null or a `traflow` that was zeroed or opened; the arena is as traflow_set_arena() says.
 enum traflow_status traflow_self_test(struct traflow *model);
 
 // Writes the SHA-256 of bytes as 64 hexadecimal digits and a zero byte: of a picture's bytes it is what

@@ -102,7 +102,8 @@ unsafe fn call(model: *mut Traflow, work: impl FnOnce(&mut Handle) -> Result<(),
     // SAFETY: the caller's promise.
     let memory = unsafe { memory(model) };
     let Some(Memory { message, handle, .. }) = memory else {
-        return if model.is_null() { Status::Pointer } else { Status::Closed };
+        let usable = !model.is_null() && model.cast::<Memory>().is_aligned();
+        return if usable { Status::Closed } else { Status::Pointer };
     };
     finish(message, handle.as_mut().ok_or(Error::Closed).and_then(work))
 }
@@ -144,6 +145,18 @@ impl<T> Buffer<T> {
         if apart { Ok(()) } else { Err(Error::Overlap(self.name, name)) }
     }
 
+    /// The same with all that a picture is made of.
+    fn apart_from_all(
+        &self,
+        model: *const Traflow,
+        handle: &Handle,
+        arena: &Buffer<u8>,
+    ) -> Result<(), Error> {
+        self.apart("arena", arena.pointer, arena.len)?;
+        self.apart("file", handle.file.as_ptr(), handle.file.len())?;
+        self.apart("model", model.cast(), size_of::<Memory>())
+    }
+
     /// Its elements.
     ///
     /// # Safety
@@ -173,7 +186,7 @@ unsafe fn arena<'a>(handle: &Handle) -> Result<(&'a mut [u8], Buffer<u8>), Error
 /// says what is wrong with it.
 ///
 /// # Safety
-/// `model` is null or a `Traflow` that can be written; `file` is null or so many bytes that can be read.
+/// `model` is null or a `traflow` that can be written; `file` is null or so many bytes that can be read.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn traflow_open(model: *mut Traflow, file: *const u8, bytes: usize) -> Status {
     let memory = model.cast::<Memory>();
@@ -198,7 +211,7 @@ pub unsafe extern "C" fn traflow_open(model: *mut Traflow, file: *const u8, byte
 /// It is there until the next call.
 ///
 /// # Safety
-/// `model` is null or a `Traflow` that was zeroed or opened.
+/// `model` is null or a `traflow` that was zeroed or opened.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn traflow_message(model: *const Traflow) -> *const c_char {
     // SAFETY: the caller's promise. Nothing is written through the pointer.
@@ -281,14 +294,15 @@ pub unsafe extern "C" fn traflow_arena_bytes(model: *const Traflow) -> usize {
 /// Gives memory to run in. Between calls the caller may use it for something else.
 ///
 /// # Safety
-/// `model` is null or a `Traflow` that was zeroed or opened; `arena` is null or so many bytes that can be read and
+/// `model` is null or a `traflow` that was zeroed or opened; `arena` is null or so many bytes that can be read and
 /// written during every call with this model.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn traflow_set_arena(model: *mut Traflow, arena: *mut u8, bytes: usize) -> Status {
     let work = |handle: &mut Handle| {
         let buffer = Buffer::new("arena", arena, bytes)?;
         buffer.apart("file", handle.file.as_ptr(), handle.file.len())?;
-        // SAFETY: the caller's promise, and the arena does not overlap the file.
+        buffer.apart("model", model.cast(), size_of::<Memory>())?;
+        // SAFETY: the caller's promise, and the arena overlaps neither the file nor the handle.
         handle.check(unsafe { buffer.elements() })?;
         handle.arena = (arena, bytes);
         Ok(())
@@ -311,7 +325,7 @@ pub unsafe extern "C" fn traflow_set_class(model: *mut Traflow, class: i32) -> S
 /// Makes the picture of a seed, as height · width · channels bytes by row, column and channel.
 ///
 /// # Safety
-/// `model` is null or a `Traflow` that was zeroed or opened; `pixels` is null or so many bytes that can be written; the
+/// `model` is null or a `traflow` that was zeroed or opened; `pixels` is null or so many bytes that can be written; the
 /// arena is as traflow_set_arena() says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn traflow_generate(
@@ -322,7 +336,7 @@ pub unsafe extern "C" fn traflow_generate(
     bytes: usize,
 ) -> Status {
     // SAFETY: the caller's promise.
-    unsafe { call(model, |handle| draw(handle, Source::Seed(seed), steps, pixels, bytes)) }
+    unsafe { call(model, |handle| draw(model, handle, Source::Seed(seed), steps, pixels, bytes)) }
 }
 
 /// Makes the picture of a point in a square that has seeds at its corners: upper left, upper right, lower left and lower
@@ -347,7 +361,7 @@ pub unsafe extern "C" fn traflow_generate_between(
         let seeds = unsafe { seeds.pointer.cast::<[u64; 4]>().read() };
         let at = [x, y].map(|place| place.min(Mix::SIDE.into()) as u16);
         // SAFETY: the caller's promise.
-        unsafe { draw(handle, Source::Between(Mix::new(seeds, at)), steps, pixels, bytes) }
+        unsafe { draw(model, handle, Source::Between(Mix::new(seeds, at)), steps, pixels, bytes) }
     };
     // SAFETY: the caller's promise.
     unsafe { call(model, work) }
@@ -358,6 +372,7 @@ pub unsafe extern "C" fn traflow_generate_between(
 /// # Safety
 /// `pixels` is null or so many bytes that can be written; the arena is as traflow_set_arena() says.
 unsafe fn draw(
+    model: *const Traflow,
     handle: &Handle,
     source: Source,
     steps: u32,
@@ -365,10 +380,10 @@ unsafe fn draw(
     bytes: usize,
 ) -> Result<(), Error> {
     let buffer = Buffer::new("pixels", pixels, bytes)?;
-    // SAFETY: the caller's promise about the arena; then about the pixels, which do not overlap it.
+    // SAFETY: the caller's promise about the arena; then about the pixels, which overlap nothing that is used with them.
     unsafe {
         let (arena, memory) = arena(handle)?;
-        buffer.apart("arena", memory.pointer, memory.len)?;
+        buffer.apart_from_all(model, handle, &memory)?;
         handle.bytes(arena, source, steps as usize, buffer.elements())
     }
 }
@@ -389,10 +404,10 @@ pub unsafe extern "C" fn traflow_generate_floats(
 ) -> Status {
     let work = |handle: &mut Handle| {
         let buffer = Buffer::new("image", image, count)?;
-        // SAFETY: the caller's promise about the arena; then about the image, which does not overlap it.
+        // SAFETY: the caller's promise about the arena; then about the image, which overlaps nothing that is used with it.
         unsafe {
             let (arena, memory) = arena(handle)?;
-            buffer.apart("arena", memory.pointer, memory.len)?;
+            buffer.apart_from_all(model, handle, &memory)?;
             handle.floats(arena, seed, steps as usize, buffer.elements())
         }
     };
@@ -403,7 +418,7 @@ pub unsafe extern "C" fn traflow_generate_floats(
 /// Runs the self-test of a file of integers: every node computes what the file expects.
 ///
 /// # Safety
-/// `model` is null or a `Traflow` that was zeroed or opened; the arena is as traflow_set_arena() says.
+/// `model` is null or a `traflow` that was zeroed or opened; the arena is as traflow_set_arena() says.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn traflow_self_test(model: *mut Traflow) -> Status {
     // SAFETY: the caller's promise.

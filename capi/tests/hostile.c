@@ -92,6 +92,9 @@ int main(int argc, char **argv) {
     EXPECT(traflow_generate(&model, 0, steps, NULL, size), POINTER, "pixels");
     EXPECT(traflow_generate(&model, 0, steps, pixels, size - 1), ROOM, "pixels has room for");
     EXPECT(traflow_generate(&model, 0, steps, arena + 64, size), POINTER, "pixels and arena overlap");
+    EXPECT(traflow_generate(&model, 0, steps, file, size), POINTER, "pixels and file overlap");
+    EXPECT(traflow_generate(&model, 0, steps, (uint8_t *)&model, size), POINTER, "pixels and model overlap");
+    EXPECT(traflow_set_arena(&model, (uint8_t *)&model, arena_bytes), POINTER, "arena and model overlap");
     EXPECT(traflow_generate(&model, 0, 999, pixels, size), STEPS, "no schedule of 999 steps");
     EXPECT(traflow_generate(&model, 0, 0, pixels, size), STEPS, "no schedule of 0 steps");
     EXPECT(traflow_set_class(&model, 99999), CLASS, "classes");
@@ -105,6 +108,8 @@ int main(int argc, char **argv) {
     EXPECT(traflow_generate_floats(&model, 0, steps, NULL, size), POINTER, "image");
     EXPECT(traflow_generate_floats(&model, 0, steps, &number, 1), ROOM, "image has room for 1 numbers");
     EXPECT(traflow_generate_floats(&model, 0, steps, (float *)(void *)(arena + 1), 1), POINTER, "image");
+    EXPECT(traflow_generate_floats(&model, 0, steps, (float *)(void *)file, 1), POINTER, "image and file overlap");
+    CHECK(traflow_set_class((traflow *)(void *)((char *)&model + 1), 0) == TRAFLOW_STATUS_POINTER);
 
     /* And after all of it the model draws; whatever the arena held, and in both kinds of numbers. */
     float *image = malloc(size * sizeof(float));
