@@ -164,12 +164,10 @@ impl<'m, 'a> IntegerEngine<'m, 'a> {
     pub fn digests(&mut self, visit: &mut (dyn FnMut(usize, u32) + Send)) {
         let model = self.memory.model;
         let Some(steps) = model.steps().next() else { return };
-        let mut last = 0;
         let observed = self.observe(TEST_SEED, steps, &mut |moment, index, value| {
             if moment == 0 && !matches!(model.node(index).map(|node| node.op()), Some(Op::Image(_))) {
                 visit(index, digest(value));
             }
-            last = index;
         });
         let image = model.nodes().position(|node| matches!(node.op(), Op::Image(_)));
         if let (Ok(()), Some(image)) = (observed, image) {

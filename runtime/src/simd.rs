@@ -166,6 +166,7 @@ pub trait Simd: Copy + Send + Sync {
         for (whole, x) in whole.iter_mut().zip(x) {
             *whole = *x;
         }
+        const { assert!(Self::LANES <= 16) };
         // SAFETY: no vector has more than 16 elements.
         unsafe { self.read(whole.as_ptr()) }
     }
@@ -188,6 +189,7 @@ pub trait Simd: Copy + Send + Sync {
         for (whole, x) in whole.iter_mut().zip(x) {
             *whole = *x;
         }
+        const { assert!(Self::LANES <= 16) };
         // SAFETY: no vector has more than 16 elements.
         unsafe { self.widen(whole.as_ptr()) }
     }
@@ -215,6 +217,7 @@ pub trait Simd: Copy + Send + Sync {
     #[inline(always)]
     fn lanes(self, v: Self::V) -> [f32; 16] {
         let mut whole = [0.0; 16];
+        const { assert!(Self::LANES <= 16) };
         // SAFETY: no vector has more than 16 elements.
         unsafe { self.write(v, whole.as_mut_ptr()) };
         whole

@@ -1,7 +1,7 @@
 //! The operations on integers, one a file, as `docs/integer-arithmetic.md` has them. Nothing here is floating point.
 //!
-//! Unlike those of floating point, values lie by row, then column, then channel: a pixel's channels are beside each
-//! other. Where an operation may write over its input, the kernel takes no input: its `y` holds it.
+//! Values lie by row, then column, then channel: a pixel's channels are beside each other. Where an operation may write over
+//! its input, the kernel's input is an option: without one its `y` holds it.
 //!
 //! On a microcontroller nothing here can panic, which `firmware-demo/check.sh` proves. So an index that is outside, which
 //! the check of a file and the definitions in the tests exclude, reads zeros and writes nothing.

@@ -319,7 +319,7 @@ impl Moments<'_> {
         /// Pixels whose squares fit 32 bits.
         const PIXELS: usize = 1 << 16;
         let Values::Narrow(x) = self.x else { return width };
-        let of_part = &mut self.sums[channel..channel + width.max(N * width)];
+        let of_part = &mut self.sums[channel..channel + N * width];
         of_part.fill([0; 2]);
         let ones = s.splat(0x0001_0001);
         for x in x.chunks(PIXELS * self.channels) {
