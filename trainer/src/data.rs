@@ -1,4 +1,5 @@
-//! Data sets: pictures and labels in the IDX format of MNIST, plain or gzipped, and CIFAR-10's binary files.
+//! Data sets: folders of PNG and JPEG files, pictures and labels in the IDX format of MNIST, plain or gzipped, and CIFAR-10's
+//! binary files.
 //!
 //! Pictures in colour are IDX files of four dimensions: pictures, channels, rows, columns.
 
@@ -7,9 +8,14 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use burn::tensor::{Device, Tensor};
 use flate2::read::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 use traflow_graph::op::Shape;
+
+use crate::flow;
+
+mod folder;
 
 /// Magic number of a file of grey pictures: bytes in three dimensions.
 const IMAGES: u32 = 0x0803;
@@ -63,6 +69,12 @@ impl Images {
         &self.pixels[index * length..][..length]
     }
 
+    /// Some pictures as a batch, `[n, channels, height, width]` in [-1, 1].
+    pub fn batch(&self, indices: &[usize], device: &Device) -> Tensor<4> {
+        let values = indices.iter().flat_map(|&i| from_pixels(self.picture(i))).collect();
+        flow::pictures(values, indices.len(), self.shape(), device)
+    }
+
     /// The index of the picture with the least squared distance from this one, whose values are in [-1, 1], or `None`
     /// where there are no pictures.
     pub fn nearest(&self, picture: &[f32]) -> Option<usize> {
@@ -96,6 +108,20 @@ pub fn read_images(path: &Path) -> Result<Images> {
     Ok(Images { channels, height, width, pixels })
 }
 
+/// Pictures of this shape: those of a file, as [`read_images`] has them, or those of a folder of PNG and JPEG files, cut from
+/// the middle and scaled.
+///
+/// # Errors
+/// Where there are none, one cannot be read, or those of a file have another shape.
+pub fn read_pictures(path: &Path, shape: Shape) -> Result<Images> {
+    if path.is_dir() {
+        return folder::read_images(path, shape);
+    }
+    let images = read_images(path)?;
+    ensure!(images.shape() == shape, "{}: pictures of {}, not {shape}", path.display(), images.shape());
+    Ok(images)
+}
+
 fn is_cifar(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "bin")
 }
@@ -122,11 +148,15 @@ fn parse_cifar(file: &[u8]) -> Result<(Images, Vec<u8>)> {
     Ok((Images { channels, height, width, pixels }, labels))
 }
 
-/// Reads labels from an IDX file, gzipped or not, or, where the name ends in `.bin`, from one of CIFAR-10's files.
+/// Reads labels from an IDX file, gzipped or not, or, where the name ends in `.bin`, from one of CIFAR-10's files; those of a
+/// folder's pictures are the places of the folders in it.
 ///
 /// # Errors
 /// As [`read_images`].
 pub fn read_labels(path: &Path) -> Result<Vec<u8>> {
+    if path.is_dir() {
+        return folder::read_labels(path);
+    }
     if is_cifar(path) {
         return Ok(read_cifar(path)?.1);
     }
