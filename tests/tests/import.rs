@@ -96,9 +96,9 @@ fn imported_networks_agree_in_the_runtime() {
         let mut pictures = Vec::new();
         for class in (0..classes).map(Some).chain([None]) {
             let one_hot: Vec<f32> = (0..classes).map(|i| f32::from(u8::from(class == Some(i)))).collect();
-            let network = network.with_classes(one_hot);
+            let network = network.with_class_rows(one_hot);
             let noise = flow::seeded_noise(&[7], teacher.unet.image(), &device);
-            let (picture, _) = Sampler::Ode(Solver::Euler, 3).run(&network, noise);
+            let picture = Sampler::Ode(Solver::Euler, 3).run(&network, noise);
             let burn = picture.try_into_vec_as::<f32>().unwrap();
             engine.set_class(class).unwrap();
             let runtime = engine.generate(7, 3).unwrap().to_vec();

@@ -10,7 +10,7 @@ use traflow_graph::model::Moment;
 use traflow_graph::noise::Noise;
 use traflow_graph::op::{Embedding, Method, Op, Shape, Time};
 use traflow_graph::unet::{Architecture, SConditioning, Unet};
-use traflow_trainer::network::{Direction, Network, Times};
+use traflow_trainer::network::{Direction, Dropout, Network, Times};
 
 const SHAPE: Shape = Shape::new(6, 4, 4);
 
@@ -310,4 +310,22 @@ fn the_tangent_of_a_network_is_its_derivative() {
     println!("network: {value:.1e}, gradient {gradient:.1e}");
     assert!(value < 1e-5, "{value:e}");
     assert!(gradient < 1e-5, "gradient {gradient:e}");
+}
+
+#[test]
+fn dropout_is_that_of_the_value() {
+    let mut g = Builder::new();
+    let x = base(&mut g);
+    g.group_norm("block.norm1", x, 1e-3, true);
+    let whole = network(g.finish().unwrap());
+    let dropped = whole.with_dropout(Dropout { rate: 0.5, seed: 1, first: 7 });
+    let elements = SHAPE.elements();
+    let (image, direction) = (random(0, elements), random(1, elements));
+    let [all, some] = [&whole, &dropped].map(|network| tangent(network, &image, &direction));
+    // What is kept is divided by the part that is.
+    let ratio = (some / all).try_into_vec_as::<f32>().unwrap();
+    let kept = ratio.iter().filter(|&&ratio| (ratio - 2.0).abs() < 1e-5).count();
+    let zero = ratio.iter().filter(|&&ratio| ratio == 0.0).count();
+    assert_eq!(kept + zero, elements);
+    assert!(kept > elements / 4 && zero > elements / 4, "{kept} of {elements} are kept");
 }

@@ -34,7 +34,7 @@ fn run() -> Result<()> {
     let [channels, height, width] = checkpoint.unet.image.map(usize::from);
     arguments.serve(|| {
         let noise = TensorData::new(arguments.noise.clone(), [1, channels, height, width]);
-        let (image, _) = sampler.run(&network, Tensor::from_data(noise, &device));
+        let image = sampler.run(&network, Tensor::from_data(noise, &device));
         Ok(image.try_into_vec_as::<f32>()?)
     })
 }

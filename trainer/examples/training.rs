@@ -46,13 +46,13 @@ fn run() -> Result<()> {
 
     let mut optimiser = Optimiser::new(toml::from_str(OPTIMISER)?, usize::MAX, network);
     // Dice are only asked which part of the batch it is.
-    let losses = |network: &Network, optimiser: &Optimiser, dice: &Dice| {
+    let losses = |network: &Network, optimiser: &Optimiser, dice: &Dice, hear: &mut dyn FnMut(Term)| {
         let first = dice.first as usize - optimiser.step * batch;
         let part = |values: &[f32], size: usize| values[first * size..][..batch / parts * size].to_vec();
         let pictures = |values| flow::pictures(part(values, elements), batch / parts, shape, &device);
         let t = Tensor::<1>::from_floats(part(t, 1).as_slice(), &device);
         let u = network.forward(pictures(x), &Times { t: t.clone(), s: t });
-        vec![Term { name: "velocity", weight: 1.0, loss: (u - pictures(v)).square().mean() }]
+        hear(Term { name: "velocity", weight: 1.0, loss: (u - pictures(v)).square().mean() });
     };
     let mut step = || -> Result<Vec<f32>> {
         let dice = Dice::new(0, optimiser.step, batch);

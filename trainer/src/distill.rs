@@ -22,8 +22,7 @@ use crate::network::{Dropout, Network};
 use crate::optimiser::{Optimiser, OptimiserConfig};
 use crate::pairs::Pairs;
 use crate::run::{self, Intervals, Progress, Run, Term, Trained, Training};
-use crate::sample::Sampler;
-use crate::teacher;
+use crate::sample::{Sampler, preview};
 
 /// Configuration of a distillation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,13 +95,14 @@ impl<'de> Deserialize<'de> for Stage {
         let mut table = Table::deserialize(deserializer)?;
         let steps = table.remove("steps").ok_or_else(|| D::Error::missing_field("steps"))?;
         // These two also stand beside the losses that they are for.
-        for (option, loss) in [("midpoint", "consistency"), ("time", "velocity")] {
+        for (option, names) in [("midpoint", &["consistency"][..]), ("time", &["velocity", "reflow"])] {
             let Some(value) = table.remove(option) else { continue };
-            if let Some(loss) = table.get_mut(loss) {
-                let mut options = options(loss.clone());
-                options.insert(option.to_owned(), value);
-                *loss = Value::Table(options);
-            }
+            let Some(name) = names.iter().find(|name| table.contains_key(**name)) else {
+                return Err(D::Error::custom(format!("{option} stands beside no {}", names[0])));
+            };
+            let mut options = table.remove(*name).map(options).unwrap_or_default();
+            options.insert(option.to_owned(), value);
+            table.insert((*name).to_owned(), Value::Table(options));
         }
         let losses = table.into_iter().map(|(name, value)| {
             let mut options = options(value);
@@ -174,9 +174,18 @@ impl DistillConfig {
         lines.join("\n")
     }
 
+    /// Whether a student of this teacher can be trained so.
+    ///
     /// # Errors
-    /// Names the stage that cannot be trained, and why.
-    pub fn check(&self) -> Result<()> {
+    /// Names what cannot be, and why.
+    pub fn check(&self, teacher: &Unet) -> Result<()> {
+        run::check(self.batch, self.parts, self.dropout, &self.optimiser)?;
+        let student = self.student(teacher);
+        ensure!(
+            student.s_conditioning != SConditioning::None,
+            "the student's network is not told of s: set s_conditioning"
+        );
+        student.graph()?;
         ensure!(self.steps() > 0, "the stages have no steps");
         for (index, stage) in self.stages.iter().enumerate() {
             let number = index + 1;
@@ -192,12 +201,23 @@ impl DistillConfig {
                  set midpoint = \"teacher\" or add another loss"
             );
             for loss in losses {
+                let name = loss.objective.name();
                 loss.objective.check().with_context(|| format!("stage {number}"))?;
                 ensure!(
-                    self.lpips.is_some() || loss.objective.divergence() != Some(Divergence::Lpips),
-                    "stage {number}: {} has the divergence lpips: name its networks in [lpips]",
-                    loss.objective.name()
+                    losses.iter().filter(|other| other.objective.name() == name).count() == 1,
+                    "stage {number}: {name} is there twice, by two of its names"
                 );
+                if loss.objective.divergence() == Some(Divergence::Lpips) {
+                    let images = student.image();
+                    ensure!(
+                        self.lpips.is_some(),
+                        "stage {number}: {name} has the divergence lpips: name its networks in [lpips]"
+                    );
+                    ensure!(
+                        lpips::judges(images),
+                        "stage {number}: {name} has the divergence lpips, which judges no pictures of {images}"
+                    );
+                }
             }
         }
         Ok(())
@@ -235,14 +255,9 @@ pub fn train(
     device: &Device,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Trained> {
-    ensure!((0.0..1.0).contains(&config.dropout), "dropout is a part of 1");
     let Lessons { teacher, pairs, images, formats } = *lessons;
-    config.check()?;
+    config.check(&teacher.unet)?;
     let unet = config.student(&teacher.unet);
-    ensure!(
-        unet.s_conditioning != SConditioning::None,
-        "the student's network is not told of s: set s_conditioning"
-    );
     ensure!(
         unet.image() == pairs.shape,
         "the pairs are {}, the network's pictures {}",
@@ -271,8 +286,8 @@ pub fn train(
     };
     let teacher = initial::from_checkpoint(teacher, device)?;
     let lpips = config.lpips.as_ref().map(|files| Lpips::read(files, device)).transpose()?;
-    let losses = |student: &Network, optimiser: &Optimiser, dice: &Dice| {
-        let Some((stage, progress)) = config.stage(dice.step) else { return Vec::new() };
+    let losses = |student: &Network, optimiser: &Optimiser, dice: &Dice, hear: &mut dyn FnMut(Term)| {
+        let Some((stage, progress)) = config.stage(dice.step) else { return };
         let indices = dice.pictures(pairs.len());
         let (x1, x0) = pairs.batch(&indices, device);
         let seeds = pairs.seeds(&indices);
@@ -281,7 +296,7 @@ pub fn train(
             |network: &Network| network.with_classes_of(&seeds).with_dropout(dropout).with_formats(formats);
         let teacher = teacher.with_classes_of(&seeds);
         let pictures = match images {
-            Some(images) => teacher::batch(images, &dice.pictures(images.len()), device),
+            Some(images) => images.batch(&dice.pictures(images.len()), device),
             None => x0.clone(),
         };
         let flip = |x: Tensor<4>| if config.flips { dice.flip(x) } else { x };
@@ -296,15 +311,13 @@ pub fn train(
             progress,
             lpips: lpips.as_ref(),
         };
-        let term = |Loss { weight, objective }: &Loss| Term {
-            name: objective.name(),
-            weight: *weight as f32,
-            loss: objective.loss(&context),
-        };
-        stage.terms().map(term).collect()
+        for Loss { weight, objective } in stage.terms() {
+            let loss = objective.loss(&context);
+            hear(Term { name: objective.name(), weight: *weight as f32, loss });
+        }
     };
     let sample = |network: &Network, path: &Path| {
-        teacher::preview(&network.with_formats(formats), pairs.shape, Sampler::Map(1), path)
+        preview(&network.with_formats(formats), Sampler::Map(1), pairs.shape, path)
     };
     let training = Training {
         seed: config.seed,
@@ -319,6 +332,7 @@ pub fn train(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::teacher::TeacherConfig;
 
     fn stage(text: &str) -> Result<Stage, toml::de::Error> {
         toml::from_str(text)
@@ -339,8 +353,8 @@ mod tests {
         assert_eq!(stage(&toml::to_string(&brief).unwrap()).unwrap(), brief);
         // Names of other papers.
         assert_eq!(
-            stage("steps = 1\nreflow = 1.0\ndistill = 1.0"),
-            stage("steps = 1\nvelocity = 1.0\noutput = 1.0")
+            stage("steps = 1\nreflow = 1.0\ntime = \"u-shaped\"\ndistill = 1.0"),
+            stage("steps = 1\nvelocity = { time = \"u-shaped\" }\noutput = 1.0")
         );
     }
 
@@ -348,6 +362,8 @@ mod tests {
     fn what_no_stage_has_is_named() {
         for (text, reason) in [
             ("output = 1.0", "missing field `steps`"),
+            ("steps = 1\nctm = 1.0\ntime = \"u-shaped\"", "time stands beside no velocity"),
+            ("steps = 1\noutput = 1.0\nmidpoint = \"teacher\"", "midpoint stands beside no consistency"),
             ("steps = 1\noutputs = 1.0", "unknown variant `outputs`, expected one of `rectified-flow`"),
             ("steps = 1\noutput = { divergance = \"mse\" }", "unknown field `divergance`"),
             ("steps = 1\noutput = { divergence = \"l1\" }", "unknown variant `l1`"),
@@ -380,15 +396,12 @@ mod tests {
                 let path = entry.unwrap().path();
                 let Ok(text) = std::fs::read_to_string(&path) else { continue };
                 if !text.contains("[[stage]]") {
-                    let config: teacher::TeacherConfig = toml::from_str(&text).unwrap();
-                    config.network.graph().unwrap();
+                    let config: TeacherConfig = toml::from_str(&text).unwrap();
+                    config.check().unwrap();
                     continue;
                 }
                 let config: DistillConfig = toml::from_str(&text).unwrap();
-                config.check().unwrap();
-                if let Some(network) = &config.network {
-                    network.graph().unwrap();
-                }
+                config.check(&Unet::preset("nano", None).unwrap()).unwrap();
                 assert!(config.schedule().lines().count() == config.stages.len() + 2);
                 count += 1;
             }
@@ -407,7 +420,7 @@ mod tests {
             assert_eq!(config.network, Some(told), "{name}");
         }
         for name in ["1-rf", "edm-cifar", "edm-ffhq", "edm-imagenet"] {
-            let config: teacher::TeacherConfig = toml::from_str(&read(&format!("teacher-{name}"))).unwrap();
+            let config: TeacherConfig = toml::from_str(&read(&format!("teacher-{name}"))).unwrap();
             assert_eq!(config.network, Unet::preset(name, None).unwrap(), "{name}");
         }
     }
@@ -418,12 +431,19 @@ mod tests {
             let config = format!(
                 "seed = 1\nbatch = 2\n[optimiser]\nlearning_rate = 1e-3\n[[stage]]\nsteps = 1\n{stage}"
             );
-            toml::from_str::<DistillConfig>(&config).unwrap().check().map_err(|error| format!("{error:#}"))
+            let config: DistillConfig = toml::from_str(&config).unwrap();
+            config.check(&Unet::preset("nano", Some(8)).unwrap()).map_err(|error| format!("{error:#}"))
         };
         for (stage, reason) in [
             ("output = 0", "stage 1: a weight is negative, or all are 0"),
             ("consistency = 1", "stage 1: consistency with the student itself alone is degenerate"),
-            ("output = { divergence = \"lpips\" }", "stage 1: output has the divergence lpips"),
+            ("output = { divergence = \"lpips\" }", "stage 1: output has the divergence lpips: name"),
+            ("output = 1\ndistill = 1", "stage 1: output is there twice"),
+            (
+                "output = { divergence = \"lpips\" }\n[lpips]\nvgg16 = \"a\"\nheads = \"b\"",
+                "stage 1: output has the divergence lpips, which judges no pictures of 3×8×8",
+            ),
+            ("ctm = { lambda = -1.0 }", "stage 1: ctm: lambda is -1"),
             ("cd = { grid = 0 }", "stage 1: cd: a number of steps is 0"),
             ("boot = { step = 0.5, t_max = 0.4 }", "stage 1: boot: step 0.5 and t_max 0.4"),
             ("annealing-reflow = { until = 0.0 }", "stage 1: annealing-reflow: until is 0"),

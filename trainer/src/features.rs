@@ -20,7 +20,6 @@ use crate::initial;
 use crate::metrics::frechet::{self, Statistics};
 use crate::network::Network;
 use crate::optimiser::{Decay, Optimiser, OptimiserConfig};
-use crate::teacher::batch;
 
 /// Channels of the three levels; the last is the number of features.
 const CHANNELS: [u16; 3] = [16, 32, 64];
@@ -128,7 +127,7 @@ impl Features {
             let labels: Vec<i32> = chosen.iter().map(|&i| i32::from(train.labels[i])).collect();
             let labels = Tensor::<1, Int>::from_data(TensorData::new(labels, [BATCH]), &training);
             let network = optimiser.network.tracked();
-            let (_, logits) = forward(&network, batch(&train.images, &chosen, &training));
+            let (_, logits) = forward(&network, train.images.batch(&chosen, &training));
             let likelihood = log_softmax(logits, 1).gather(1, labels.reshape([BATCH, 1]));
             optimiser.update(network.gradients(&likelihood.mean().neg().backward()));
             progress(optimiser.step, STEPS);
@@ -214,6 +213,12 @@ impl Features {
     /// Where there are too few pictures, or they are not finite numbers.
     pub fn distance(&self, pictures: &[f32]) -> Result<f64> {
         let shape = self.shape().context("the classifier reads no pictures")?;
+        let lost = pictures.iter().position(|x| !x.is_finite());
+        ensure!(
+            lost.is_none(),
+            "picture {} has a number that is not finite",
+            lost.unwrap_or_default() / shape.elements()
+        );
         let device = self.network.device();
         let mut features = Vec::new();
         for pictures in pictures.chunks(shape.elements() * BATCH) {
@@ -232,7 +237,7 @@ fn judge(network: &Network, set: &Labelled, device: &Device) -> Result<(Vec<f32>
     let mut right = 0;
     let all: Vec<usize> = (0..set.images.len()).collect();
     for chosen in all.chunks(BATCH) {
-        let (batch_features, logits) = forward(network, batch(&set.images, chosen, device));
+        let (batch_features, logits) = forward(network, set.images.batch(chosen, device));
         features.extend(batch_features.try_into_vec_as::<f32>()?);
         let found = logits.argmax(1).try_into_vec_as::<i64>()?;
         right += found.iter().zip(chosen).filter(|&(class, &i)| *class == i64::from(set.labels[i])).count();

@@ -215,14 +215,14 @@ mod tests {
             let teacher = teacher(told(SConditioning::None));
             let times = Times { t: t.clone(), s: t.clone() };
             let classes = vec![1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0];
-            let of_teacher = from_checkpoint(&teacher, &device).unwrap().with_classes(classes.clone());
+            let of_teacher = from_checkpoint(&teacher, &device).unwrap().with_class_rows(classes.clone());
             let v = of_teacher.forward(x.clone(), &times);
             let kinds =
                 [SConditioning::TiedMean, SConditioning::Shared, SConditioning::Ctm, SConditioning::Delta];
             for kind in kinds {
                 let (student, origins) = from_teacher(&told(kind), &teacher, 1, &device).unwrap();
                 assert!(origins.iter().all(|(_, origin)| *origin != Origin::Random), "{kind:?}");
-                let u = student.with_classes(classes.clone()).forward(x.clone(), &times);
+                let u = student.with_class_rows(classes.clone()).forward(x.clone(), &times);
                 let largest = v.clone().abs().max().into_scalar::<f32>();
                 let difference = (u - v.clone()).abs().max().into_scalar::<f32>();
                 // Delta's embedding of 0 has no effect at all; the others round differently.

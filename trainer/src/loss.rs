@@ -204,6 +204,12 @@ impl Objective {
         if let Objective::AnnealingReflow(Annealed { until, .. }) = self {
             ensure!(*until > 0.0 && *until <= 1.0, "annealing-reflow: until is {until}, not in (0, 1]");
         }
+        let weight = match self {
+            Objective::Ctm(options) => ("lambda", options.lambda),
+            Objective::Boot(options) => ("boundary", options.boundary),
+            _ => ("", 0.0),
+        };
+        ensure!(weight.1.is_finite() && weight.1 >= 0.0, "{}: {} is {}", self.name(), weight.0, weight.1);
         if let Objective::Boot(Boot { step, t_max, .. }) = self {
             ensure!(
                 0.0 < *step && step < t_max && *t_max < 1.0,
@@ -226,9 +232,21 @@ impl Objective {
     /// Whether it takes a derivative of the student along the times.
     pub fn derives(&self) -> bool {
         match self {
-            Objective::MeanFlow(_) => true,
+            Objective::MeanFlow(_) | Objective::Scot(_) => true,
             Objective::Anchored(options) => options.form != Form::Integral,
-            _ => false,
+            Objective::RectifiedFlow(_)
+            | Objective::Velocity(_)
+            | Objective::VelocityKd(_)
+            | Objective::AnnealingReflow(_)
+            | Objective::Output(_)
+            | Objective::FlowGuided(_)
+            | Objective::Consistency(_)
+            | Objective::Ctm(_)
+            | Objective::Cd(_)
+            | Objective::Ct(_)
+            | Objective::Shortcut(_)
+            | Objective::Boot(_)
+            | Objective::Progressive(_) => false,
         }
     }
 

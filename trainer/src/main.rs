@@ -22,7 +22,7 @@ use traflow_trainer::import::{self, AttentionOrder, Imported, Preconditioning, c
 use traflow_trainer::network::Network;
 use traflow_trainer::pairs::{self, Recipe};
 use traflow_trainer::plan::Sizes;
-use traflow_trainer::run::{Intervals, Progress, Run, Trained};
+use traflow_trainer::run::{Intervals, Progress, Run, Sources, Trained};
 use traflow_trainer::sample::{Sampler, sample};
 use traflow_trainer::solver::{Solver, gaussian};
 use traflow_trainer::teacher::{self, TeacherConfig};
@@ -106,10 +106,12 @@ struct DeviceArgs {
 struct TeacherArgs {
     #[command(flatten)]
     training: TrainingArgs,
-    /// Pictures (IDX, plain or gzipped; or a .bin of CIFAR-10).
+    /// Pictures: a folder of PNG and JPEG files, cut from the middle and scaled to the network's size; or an IDX file, plain
+    /// or gzipped; or a .bin of CIFAR-10.
     #[arg(long)]
     images: PathBuf,
-    /// Classes of the pictures (IDX, or the same .bin of CIFAR-10), for a network that has classes.
+    /// Classes of the pictures, for a network that has classes: the same folder, whose folders are the classes; or an IDX file; or
+    /// the same .bin of CIFAR-10.
     #[arg(long)]
     labels: Option<PathBuf>,
     /// Licence of the pictures, kept in the checkpoint.
@@ -159,9 +161,20 @@ struct ImportArgs {
 /// How a teacher's ODE is solved; a student has its map.
 #[derive(Args)]
 struct SolverArgs {
-    /// Solver of a teacher's ODE.
-    #[arg(long, value_enum, default_value_t = Solver::Heun)]
-    solver: Solver,
+    /// Solver of a teacher's ODE [default: heun].
+    #[arg(long, value_enum)]
+    solver: Option<Solver>,
+}
+
+impl SolverArgs {
+    /// The solver for a network of this role; a student's steps have none.
+    fn of(&self, role: Role) -> Result<Solver> {
+        ensure!(
+            role == Role::Teacher || self.solver.is_none(),
+            "--solver is for teachers: a student has its map"
+        );
+        Ok(self.solver.unwrap_or(Solver::Heun))
+    }
 }
 
 /// The steps of a student that are not equally long.
@@ -227,8 +240,8 @@ struct DistillArgs {
     /// Folder of the teacher's pairs.
     #[arg(long, required_unless_present = "dry_run")]
     pairs: Option<PathBuf>,
-    /// Pictures (IDX, plain or gzipped) for the objectives that take pictures independent of the noise; otherwise they
-    /// take the teacher's.
+    /// Pictures, as traflow teacher reads them, for the objectives that take pictures independent of the noise; otherwise
+    /// they take the teacher's.
     #[arg(long)]
     images: Option<PathBuf>,
     /// Train for integers: how they stand for each value, as traflow-export --int8 --formats writes it.
@@ -253,7 +266,7 @@ struct SampleArgs {
     /// Steps.
     #[arg(long, default_value_t = 1, value_parser = positive)]
     steps: usize,
-    /// Pictures (IDX, plain or gzipped) that the network was trained on: draws beside each picture the one nearest to it.
+    /// Pictures that the network was trained on, as traflow teacher reads them: draws beside each picture the one nearest to it.
     #[arg(long, value_name = "IMAGES")]
     neighbours: Option<PathBuf>,
     #[command(flatten)]
@@ -273,7 +286,7 @@ struct EvalArgs {
     /// Folder of pairs, whose pictures are a teacher's at many steps.
     #[arg(long)]
     pairs: Option<PathBuf>,
-    /// Pictures (IDX, plain or gzipped), as traflow-run --pictures writes them.
+    /// Pictures: a folder of PNG and JPEG files, or an IDX file, as traflow-run --pictures writes it.
     #[arg(long, value_name = "FILE")]
     pictures: Vec<PathBuf>,
     /// The classifier; trained and written if there is none.
@@ -289,10 +302,10 @@ struct EvalArgs {
     grid: GridArgs,
     #[command(flatten)]
     solver: SolverArgs,
-    /// Number of pictures.
+    /// Number of pictures of a checkpoint, or of pairs.
     #[arg(long, default_value_t = 5000, value_parser = positive)]
     count: usize,
-    /// Seed of the first picture.
+    /// Seed of the first picture of a checkpoint.
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Print JSON.
@@ -315,7 +328,7 @@ struct PlanArgs {
     /// Height and width of the pictures of a preset [default: its own].
     #[arg(long, requires = "preset")]
     size: Option<u16>,
-    /// Say whether the student fits a board, as integers: stm32f411, stm32f407, nrf52840, stm32h743, stm32u585, lm3s6965 or
+    /// Say whether the student fits a board, in int8 as with --island-share 1 and one step: stm32f411, stm32f407, nrf52840, stm32h743, stm32u585, lm3s6965 or
     /// esp32c3.
     #[arg(long)]
     board: Option<String>,
@@ -327,7 +340,7 @@ struct PlanArgs {
 /// Writes a student of random weights that was never trained, for benchmarks and tests: every layer takes part.
 #[derive(Args)]
 struct InitArgs {
-    /// Network by its name: nano, small, 3m, 7m, 16m, 28m, 1-rf, edm-cifar or edm-ffhq.
+    /// Network by its name, as traflow plan has it.
     #[arg(long)]
     preset: String,
     /// Height and width of the pictures [default: the preset's own].
@@ -377,12 +390,15 @@ fn train_teacher(args: &TeacherArgs) -> Result<()> {
     let device = args.training.device.device.open()?;
     let config: TeacherConfig = args.training.read_config()?;
     if args.training.dry_run {
+        config.check()?;
         println!("{}\n{}", toml::to_string(&config)?, Sizes::new(&config.network, None)?);
         return Ok(());
     }
-    let images = data::read_images(&args.images)?;
+    let images = data::read_pictures(&args.images, config.network.image())?;
     let labels = args.labels.as_ref().map(|path| data::read_labels(path)).transpose()?;
-    let run = args.training.open(&config, config.intervals.clone())?;
+    let mut sources = Sources::from([("pictures".to_owned(), data::digest(&images.pixels))]);
+    sources.extend(labels.as_ref().map(|labels| ("labels".to_owned(), data::digest(labels))));
+    let run = args.training.open(&config, sources, config.intervals.clone())?;
     let bar = Bar::new(config.steps);
     let trained =
         teacher::train(&config, &images, labels.as_deref(), &run, &device, &mut |p| bar.training(p))?;
@@ -421,7 +437,7 @@ fn import_teacher(args: &ImportArgs) -> Result<()> {
         ("names", json!(family)),
         ("preconditioning", serde_json::to_value(preconditioning)?),
         ("licence", json!(args.licence)),
-        ("command", json!(std::env::args().collect::<Vec<_>>().join(" "))),
+        ("command", json!(command_line())),
     ];
     let provenance = Map::from_iter(provenance.map(|(key, value)| (key.to_owned(), value)));
     let checkpoint = Checkpoint { unet, role: Role::Teacher, provenance, formats: None, tensors };
@@ -452,7 +468,7 @@ fn make_pairs(args: &PairsArgs) -> Result<()> {
     let device = args.device.device.open()?;
     let (teacher, digest) = read_checkpoint(&args.teacher)?;
     let network = initial::from_checkpoint(&teacher, &device)?;
-    let sampler = Sampler::new(teacher.role, args.solver.solver, args.steps);
+    let sampler = Sampler::new(teacher.role, args.solver.of(teacher.role)?, args.steps);
     let recipe = Recipe {
         teacher: digest,
         sampler: describe(&sampler),
@@ -471,7 +487,7 @@ fn train_student(args: &DistillArgs) -> Result<()> {
     let (teacher, digest) = read_checkpoint(&args.teacher)?;
     if args.training.dry_run {
         let student = config.student(&teacher.unet);
-        config.check()?;
+        config.check(&teacher.unet)?;
         println!("{}\n{}\n\n{}", toml::to_string(&config)?, Sizes::new(&student, None)?, config.schedule());
         return Ok(());
     }
@@ -485,11 +501,21 @@ fn train_student(args: &DistillArgs) -> Result<()> {
         folder.display(),
         args.teacher.display()
     );
-    let images = args.images.as_ref().map(|path| data::read_images(path)).transpose()?;
+    let images = args.images.as_ref().map(|path| data::read_pictures(path, pairs.shape)).transpose()?;
     let formats = args.qat.as_ref().map(|path| Formats::read(path)).transpose()?.map(Arc::new);
     let lessons =
         Lessons { teacher: &teacher, pairs: &pairs, images: images.as_ref(), formats: formats.as_ref() };
-    let run = args.training.open(&config, config.intervals.clone())?;
+    let mut sources = Sources::from([
+        ("teacher".to_owned(), digest.clone()),
+        ("pairs".to_owned(), format!("{} from seed {}, {}", pairs.len(), pairs.first_seed, pairs.sampler)),
+    ]);
+    sources.extend(images.as_ref().map(|images| ("pictures".to_owned(), data::digest(&images.pixels))));
+    sources.extend(
+        formats
+            .as_ref()
+            .map(|formats| ("formats".to_owned(), data::digest(json!(formats.0).to_string().as_bytes()))),
+    );
+    let run = args.training.open(&config, sources, config.intervals.clone())?;
     let bar = Bar::new(config.steps());
     let trained = distill::train(&config, &lessons, &run, &device, &mut |p| bar.training(p))?;
     let provenance = [
@@ -508,14 +534,14 @@ fn make_samples(args: &SampleArgs) -> Result<()> {
     let (checkpoint, _) = read_checkpoint(&args.checkpoint)?;
     let network = initial::from_checkpoint(&checkpoint, &device)?;
     let seeds: Vec<u64> = (0..args.count as u64).map(|i| args.seed.wrapping_add(i)).collect();
-    let sampler = args.grid.samplers(checkpoint.role, args.solver.solver, &[args.steps])?.remove(0);
+    let solver = args.solver.of(checkpoint.role)?;
+    let sampler = args.grid.samplers(checkpoint.role, solver, &[args.steps])?.remove(0);
     let bar = Bar::new(args.count);
     let shape = checkpoint.unet.image();
     let mut pictures = sample(&network, sampler, &seeds, shape, &mut |done| bar.set(done))?;
     let mut columns = args.count.isqrt();
     if let Some(path) = &args.neighbours {
-        let images = data::read_images(path)?;
-        ensure!(images.shape() == shape, "{}: pictures of {}, not {shape}", path.display(), images.shape());
+        let images = data::read_pictures(path, shape)?;
         pictures = picture::beside_nearest(&pictures, &images);
         columns *= 2;
     }
@@ -553,14 +579,16 @@ fn evaluate(args: &EvalArgs) -> Result<()> {
         report.judge(&features, format!("pairs, {}", pairs.sampler), pictures, shape)?;
     }
     for path in &args.pictures {
-        let images = data::read_images(path)?;
+        let images =
+            data::read_pictures(path, features.shape().context("the classifier reads no pictures")?)?;
         let pictures = data::from_pixels(&images.pixels);
         report.judge(&features, path.display().to_string(), &pictures, images.shape())?;
     }
     if let Some(path) = &args.checkpoint {
         let (checkpoint, _) = read_checkpoint(path)?;
         let network = initial::from_checkpoint(&checkpoint, &device)?;
-        for sampler in args.grid.samplers(checkpoint.role, args.solver.solver, &args.steps)? {
+        let solver = args.solver.of(checkpoint.role)?;
+        for sampler in args.grid.samplers(checkpoint.role, solver, &args.steps)? {
             let what = format!("{}, {}", checkpoint.role.name(), describe(&sampler));
             let bar = Bar::new(args.count);
             let seeds = (args.seed, args.count);
@@ -656,10 +684,10 @@ impl TrainingArgs {
             .map_err(|error: toml::de::Error| anyhow!("{}: {}", self.config.display(), error.message()))
     }
 
-    fn open(&self, config: &impl serde::Serialize, intervals: Intervals) -> Result<Run> {
+    fn open(&self, config: &impl serde::Serialize, sources: Sources, intervals: Intervals) -> Result<Run> {
         let name = self.config.file_stem().unwrap_or(self.config.as_os_str());
         let folder = self.run.clone().unwrap_or_else(|| Path::new("runs").join(name));
-        Run::open(&folder, config, intervals, self.resume)
+        Run::open(&folder, config, sources, intervals, self.resume)
     }
 
     fn write<const N: usize>(

@@ -106,26 +106,33 @@ impl Network {
         Ok(Self { graph, slots, classes: None, dropout: None, formats: None, parameters })
     }
 
-    /// The same network, asked for these classes in the evaluations to come: `[n, classes]`, a one in each row, or none
-    /// for no class in particular.
-    pub fn with_classes(&self, classes: Vec<f32>) -> Self {
-        Self { classes: Some(classes), ..self.clone() }
+    /// The same network with what its node of the class gives in the evaluations to come, `[n, classes]`: a one in each row, or
+    /// none for no class in particular.
+    pub fn with_class_rows(&self, rows: Vec<f32>) -> Self {
+        Self { classes: Some(rows), ..self.clone() }
+    }
+
+    /// The same network, asked for the class of each picture. A network without classes stays as it is.
+    pub fn with_classes(&self, classes: impl Iterator<Item = u16>) -> Self {
+        let Some(count) = self.classes() else { return self.clone() };
+        let row = |class| (0..count).map(move |i| f32::from(u8::from(i == class)));
+        self.with_class_rows(classes.flat_map(row).collect())
     }
 
     /// The same network, asked for the class of each seed: a pure function of the seed, each class as likely. A network
     /// without classes stays as it is.
     pub fn with_classes_of(&self, seeds: &[u64]) -> Self {
-        let classes = self.graph.nodes().iter().find_map(|node| match node.op {
-            Op::Class { count } => Some(u64::from(count)),
+        let count = u64::from(self.classes().unwrap_or_default());
+        let class = |&seed: &u64| (u64::from(Noise::stream(seed, CLASS_STREAM).word(0)) * count) >> 32;
+        self.with_classes(seeds.iter().map(class).map(|class| class as u16))
+    }
+
+    /// Number of classes of a network that has them.
+    fn classes(&self) -> Option<u16> {
+        self.graph.nodes().iter().find_map(|node| match node.op {
+            Op::Class { count } => Some(count),
             _ => None,
-        });
-        let Some(count) = classes else { return self.clone() };
-        let class = |seed: u64| (u64::from(Noise::stream(seed, CLASS_STREAM).word(0)) * count) >> 32;
-        let row = |&seed: &u64| {
-            let class = class(seed);
-            (0..count).map(move |i| f32::from(u8::from(i == class)))
-        };
-        self.with_classes(seeds.iter().flat_map(row).collect())
+        })
     }
 
     /// The same network with dropout where EDM has it: before the second convolution of every block. A rate of 0 is none.
@@ -207,13 +214,18 @@ impl Network {
                 })
                 .collect();
             let output = self.apply(node, *slots, &x, times, inputs);
-            let output = match self.dropout {
-                Some(dropout) if drops(node) => output.clone() * dropout.mask(index as u32, &output),
-                _ => output,
+            let output = match self.mask(index, node, &output) {
+                Some(mask) => output * mask,
+                None => output,
             };
             values.push(Some(hook(node, output)));
         }
         values.pop().flatten().expect("a graph has an output")
+    }
+
+    /// What dropout multiplies the output of a node by.
+    fn mask(&self, index: usize, node: &Node, output: &Tensor<4>) -> Option<Tensor<4>> {
+        self.dropout.filter(|_| drops(node)).map(|dropout| dropout.mask(index as u32, output))
     }
 
     fn apply(

@@ -46,6 +46,23 @@ fn ema() -> f64 {
     0.999
 }
 
+impl OptimiserConfig {
+    /// # Errors
+    /// Names what is not within its range.
+    pub fn check(&self) -> Result<()> {
+        let rate = self.learning_rate;
+        ensure!(rate.is_finite() && rate > 0.0, "learning_rate is {rate}, not above 0");
+        for (name, value) in [("weight_decay", self.weight_decay), ("clip_norm", self.clip_norm)] {
+            ensure!(value.is_finite() && value >= 0.0, "{name} is {value}, below 0");
+        }
+        for (name, factor) in [("ema", Some(self.ema)), ("second_ema", self.second_ema)] {
+            let factor = factor.unwrap_or_default();
+            ensure!((0.0..1.0).contains(&factor), "{name} is {factor}, not in [0, 1)");
+        }
+        Ok(())
+    }
+}
+
 /// Course of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

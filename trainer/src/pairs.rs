@@ -64,8 +64,8 @@ pub struct Pairs {
 /// Makes `count` pairs, those that the folder has already left out. `progress` hears how many pairs are there.
 ///
 /// # Errors
-/// Where a shard of the folder is damaged or of another recipe, the solver gives a number that is not finite, or a
-/// shard cannot be written.
+/// Where the folder has more pairs, a shard of it is damaged or of another recipe, the solver gives a number that is not
+/// finite, or a shard cannot be written.
 pub fn generate(
     folder: &Path,
     network: &Network,
@@ -74,12 +74,19 @@ pub fn generate(
     count: usize,
     progress: &mut dyn FnMut(usize),
 ) -> Result<()> {
+    let more = |path: &Path| format!("{}: the folder has more than {count} pairs already", path.display());
+    let beyond = path(folder, count.div_ceil(SHARD));
+    ensure!(!beyond.exists(), more(&beyond));
     for (shard, start) in (0..count).step_by(SHARD).enumerate() {
         let path = path(folder, shard);
         let length = SHARD.min(count - start);
-        if path.exists() && read_shard(&path, recipe, shard)?.len() >= length * recipe.shape.elements() {
-            progress(start + length);
-            continue;
+        if path.exists() {
+            let found = read_shard(&path, recipe, shard)?.len() / recipe.shape.elements();
+            ensure!(found <= length, more(&path));
+            if found == length {
+                progress(start + length);
+                continue;
+            }
         }
         let seeds: Vec<u64> = (0..length).map(|index| recipe.seed(shard, index)).collect();
         let images = sample(network, sampler.clone(), &seeds, recipe.shape, &mut |done| {

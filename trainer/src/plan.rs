@@ -52,7 +52,12 @@ impl Sizes {
     /// Where the configuration gives no network, or there is no file of integers for the board.
     pub fn new(unet: &Unet, board: Option<&'static Board>) -> Result<Self> {
         let told = |s_conditioning| Unet { s_conditioning, ..unet.clone() };
-        let (plain, student) = (told(SConditioning::None).graph()?, told(SConditioning::TiedMean).graph()?);
+        // A teacher's student is told s as it is by default.
+        let of_student = match unet.s_conditioning {
+            SConditioning::None => SConditioning::TiedMean,
+            own => own,
+        };
+        let (plain, student) = (told(SConditioning::None).graph()?, told(of_student).graph()?);
         let mut sizes = Self {
             image: unet.image,
             parameters: plain.parameter_count(),
@@ -68,7 +73,7 @@ impl Sizes {
                 None => Ok(sizes),
             };
         }
-        let checkpoint = Checkpoint::random(told(SConditioning::TiedMean), Role::Student, 0)?;
+        let checkpoint = Checkpoint::random(told(of_student), Role::Student, 0)?;
         let floats = |weights| draft(&checkpoint, &Options { weights, steps: vec![1], winograd: true });
         for (precision, file) in [
             ("f32", floats(Dtype::F32)),
@@ -102,7 +107,12 @@ impl fmt::Display for Sizes {
         write!(f, "  by the paper   {:.3} GMAC (attention not counted)", giga(self.macs_without_attention))?;
         for File { precision, file_bytes, arena_bytes } in &self.files {
             let [file, arena] = [file_bytes, arena_bytes].map(|bytes| bytes.div_ceil(1000));
-            write!(f, "\n{precision:<17}file {file} KB, arena {arena} KB")?;
+            let as_with = if *precision == "int8" {
+                ", as with --island-share 1; by default more values have 16 bits"
+            } else {
+                ""
+            };
+            write!(f, "\n{precision:<17}file {file} KB, arena {arena} KB{as_with}")?;
         }
         match &self.board {
             Some(fit) => write!(f, "\n{fit}"),

@@ -5,11 +5,12 @@
 //! `samples-N.png`, where a student starts from a teacher `initial.txt` (which weights are the teacher's), and
 //! `state.safetensors`, from which a run that was interrupted goes on.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -31,7 +32,7 @@ pub struct Intervals {
     /// Steps between states to resume from.
     #[serde(default = "state_steps")]
     pub state_steps: usize,
-    /// Steps between grids of samples; 0 for none.
+    /// Steps between grids of samples, besides one at the end; 0 for none at all.
     #[serde(default = "sample_steps")]
     pub sample_steps: usize,
 }
@@ -71,6 +72,18 @@ pub(crate) fn one_part() -> usize {
     1
 }
 
+/// # Errors
+/// Where a batch has no pictures or no such parts, or dropout or the optimiser is not within its range.
+pub(crate) fn check(batch: usize, parts: usize, dropout: f32, optimiser: &OptimiserConfig) -> Result<()> {
+    ensure!(batch > 0, "batch is 0");
+    ensure!(
+        parts > 0 && batch.is_multiple_of(parts),
+        "a batch of {batch} pictures has no {parts} equal parts"
+    );
+    ensure!((0.0..1.0).contains(&dropout), "dropout is {dropout}, not in [0, 1)");
+    optimiser.check()
+}
+
 /// One loss of a step.
 pub struct Term {
     /// Name in the log.
@@ -80,6 +93,13 @@ pub struct Term {
     /// Mean over pixels and pictures.
     pub loss: Tensor<1>,
 }
+
+/// Hands over the losses of some pictures, each before the next is computed, so that one is in memory at a time. It is given
+/// the network that is trained, tracked by autodiff, the optimiser with the same weights and their average, and the numbers
+/// of the pictures.
+pub trait Losses: Fn(&Network, &Optimiser, &Dice, &mut dyn FnMut(Term)) + Sync {}
+
+impl<F: Fn(&Network, &Optimiser, &Dice, &mut dyn FnMut(Term)) + Sync> Losses for F {}
 
 /// What a batch, or a part of it, says to the weights by one loss.
 struct Signal {
@@ -93,20 +113,19 @@ struct Signal {
 impl Signal {
     /// Computes the losses of some pictures and their gradients. Each loss goes back by itself, since losses share nothing
     /// but the parameters.
-    fn all(
-        optimiser: &Optimiser,
-        dice: &Dice,
-        losses: &impl Fn(&Network, &Optimiser, &Dice) -> Vec<Term>,
-    ) -> Vec<Self> {
+    fn all(optimiser: &Optimiser, dice: &Dice, losses: &impl Losses) -> Vec<Self> {
         // Parts have parameters of their own: Burn goes back through graphs that share a tensor one after another.
         let network = optimiser.network.tracked();
-        let signal = |Term { name, weight, loss }: Term| Signal {
-            name,
-            weight,
-            loss: loss.clone().inner().into_scalar::<f32>(),
-            gradients: network.gradients(&loss.backward()),
-        };
-        losses(&network, optimiser, dice).into_iter().map(signal).collect()
+        let mut signals = Vec::new();
+        losses(&network, optimiser, dice, &mut |Term { name, weight, loss }| {
+            signals.push(Signal {
+                name,
+                weight,
+                loss: loss.clone().inner().into_scalar::<f32>(),
+                gradients: network.gradients(&loss.backward()),
+            });
+        });
+        signals
     }
 
     /// The mean over equal parts.
@@ -174,7 +193,7 @@ pub fn step(
     optimiser: &mut Optimiser,
     dice: &Dice,
     parts: usize,
-    losses: &(impl Fn(&Network, &Optimiser, &Dice) -> Vec<Term> + Sync),
+    losses: &impl Losses,
 ) -> Result<(Vec<Heard>, Update)> {
     let (device, of_step) = (optimiser.network.device(), &*optimiser);
     let signals = device::for_each(&device, dice.parts(parts), |part| Signal::all(of_step, &part, losses));
@@ -200,8 +219,6 @@ pub struct Trained {
 pub struct Progress {
     /// Number of the step, from 1.
     pub step: usize,
-    /// Number of all steps.
-    pub steps: usize,
     /// The losses by name.
     pub terms: Vec<(&'static str, f32)>,
 }
@@ -210,31 +227,61 @@ pub struct Progress {
 pub struct Run {
     folder: PathBuf,
     config: String,
+    sources: Sources,
     intervals: Intervals,
     resume: bool,
 }
+
+/// What a run learns from, by name: digests and counts. A run is resumed from the same alone.
+pub type Sources = BTreeMap<String, String>;
 
 impl Run {
     /// Opens a run folder; `config` is the resolved configuration.
     ///
     /// # Errors
-    /// Where the folder cannot be made, or holds a run that is not to be resumed, or one of another configuration.
-    pub fn open(folder: &Path, config: &impl Serialize, intervals: Intervals, resume: bool) -> Result<Self> {
+    /// Where the folder cannot be made, or holds a run that is not to be resumed, or one of another configuration or
+    /// that learned from something else.
+    pub fn open(
+        folder: &Path,
+        config: &impl Serialize,
+        sources: Sources,
+        intervals: Intervals,
+        resume: bool,
+    ) -> Result<Self> {
         ensure!(intervals.state_steps > 0, "state_steps is 0");
         let config = toml::to_string(config)?;
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-        let path = folder.join("config.toml");
-        if resume && path.exists() {
-            let found = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-            ensure!(found == config, "{}: the run to resume has another configuration", path.display());
-        } else {
-            let state = folder.join("state.safetensors");
-            if state.exists() && !resume {
-                bail!("{}: there is a run already; --resume it, or choose another folder", state.display());
-            }
-            file::write(&path, config.as_bytes()).with_context(|| format!("writing {}", path.display()))?;
+        let run = Self { folder: folder.to_owned(), config, sources, intervals, resume };
+        let state = run.state();
+        if state.exists() {
+            ensure!(
+                resume,
+                "{}: there is a run already; --resume it, or choose another folder",
+                state.display()
+            );
+            let (texts, _) = checkpoint::read_tensors(&state)?;
+            run.is_that_of(&texts).with_context(|| format!("resuming {}", state.display()))?;
         }
-        Ok(Self { folder: folder.to_owned(), config, intervals, resume })
+        run.note("config.toml", &run.config)?;
+        Ok(run)
+    }
+
+    /// Where the state is.
+    fn state(&self) -> PathBuf {
+        self.folder.join("state.safetensors")
+    }
+
+    /// # Errors
+    /// Where the state with these texts is of another configuration, or learned from something else.
+    fn is_that_of(&self, texts: &Texts) -> Result<()> {
+        ensure!(*text(texts, "config")? == self.config, "it is of another configuration");
+        let found: Sources = serde_json::from_str(text(texts, "sources")?)?;
+        for name in found.keys().chain(self.sources.keys()) {
+            let [found, of_run] =
+                [&found, &self.sources].map(|of| of.get(name).map_or("none", String::as_str));
+            ensure!(found == of_run, "it learned from other {name}: {found}, not {of_run}");
+        }
+        Ok(())
     }
 
     /// Writes a text into the folder.
@@ -246,27 +293,21 @@ impl Run {
         file::write(&path, text.as_bytes()).with_context(|| format!("writing {}", path.display()))
     }
 
-    /// Trains from `start` and returns the moving averages of the weights. `losses` is handed the network that is trained,
-    /// tracked by autodiff, the optimiser with the same weights and their average, and the numbers of some pictures.
+    /// Trains from `start` and returns the moving averages of the weights.
     ///
     /// # Errors
-    /// Where the batch has no equal parts, the run folder cannot be written, or gradients stop being finite.
+    /// Where the run folder cannot be written, or gradients stop being finite.
     pub fn train(
         &self,
         training: &Training<'_>,
         start: Network,
-        losses: impl Fn(&Network, &Optimiser, &Dice) -> Vec<Term> + Sync,
+        losses: impl Losses,
         mut sample: impl FnMut(&Network, &Path) -> Result<()>,
         progress: &mut dyn FnMut(&Progress),
     ) -> Result<Trained> {
         let &Training { seed, steps, batch, parts, optimiser } = training;
-        ensure!(batch > 0, "batch is 0");
-        ensure!(
-            parts > 0 && batch.is_multiple_of(parts),
-            "a batch of {batch} pictures has no {parts} equal parts"
-        );
         let mut optimiser = Optimiser::new(optimiser.clone(), steps, start);
-        let state = self.folder.join("state.safetensors");
+        let state = self.state();
         if self.resume && state.exists() {
             self.restore(&mut optimiser, &state).with_context(|| format!("resuming {}", state.display()))?;
         }
@@ -289,30 +330,33 @@ impl Run {
                 "step {}: no finite gradient for {PATIENCE} steps; a lower learning rate may help",
                 optimiser.step
             );
-            let every = |interval: usize| interval > 0 && optimiser.step.is_multiple_of(interval);
-            if every(self.intervals.sample_steps) || optimiser.step == steps {
-                sample(&optimiser.average, &self.folder.join(format!("samples-{:06}.png", optimiser.step)))?;
-            }
-            if every(self.intervals.state_steps) || optimiser.step == steps {
+            let every = |interval: usize| optimiser.step.is_multiple_of(interval) || optimiser.step == steps;
+            // Before the samples: what keeps them from being drawn loses no step.
+            if every(self.intervals.state_steps) {
                 log.sync_data().context("writing log.jsonl")?;
                 let texts = Texts::from([
                     ("step".to_owned(), optimiser.step.to_string()),
                     ("updates".to_owned(), optimiser.updates().to_string()),
                     ("config".to_owned(), self.config.clone()),
+                    ("sources".to_owned(), serde_json::to_string(&self.sources)?),
                 ]);
                 checkpoint::write_tensors(&state, &texts, &optimiser.state()?, Precision::F32)?;
             }
+            if self.intervals.sample_steps > 0 && every(self.intervals.sample_steps) {
+                let path = self.folder.join(format!("samples-{:06}.png", optimiser.step));
+                sample(&optimiser.average, &path)
+                    .with_context(|| format!("drawing {}; sample_steps = 0 draws none", path.display()))?;
+            }
             let terms = heard.iter().map(|heard| (heard.name, heard.loss)).collect();
-            progress(&Progress { step: optimiser.step, steps, terms });
+            progress(&Progress { step: optimiser.step, terms });
         }
         Ok(Trained { average: optimiser.average, second: optimiser.second })
     }
 
     fn restore(&self, optimiser: &mut Optimiser, path: &Path) -> Result<()> {
         let (texts, tensors) = checkpoint::read_tensors(path)?;
-        let text = |key: &str| texts.get(key).with_context(|| format!("no {key} in its metadata"));
-        ensure!(*text("config")? == self.config, "it is of another configuration");
-        let (step, updates) = (text("step")?.parse()?, text("updates")?.parse()?);
+        self.is_that_of(&texts)?;
+        let (step, updates) = (text(&texts, "step")?.parse()?, text(&texts, "updates")?.parse()?);
         optimiser.restore(step, updates, &tensors)
     }
 
@@ -332,4 +376,9 @@ impl Run {
         file::write(&path, &kept).with_context(context)?;
         OpenOptions::new().append(true).open(&path).with_context(context)
     }
+}
+
+/// A text of a state's metadata.
+fn text<'t>(texts: &'t Texts, key: &str) -> Result<&'t String> {
+    texts.get(key).with_context(|| format!("no {key} in its metadata"))
 }

@@ -1,5 +1,7 @@
 //! Generating pictures with a network that is being trained or judged.
 
+use std::path::Path;
+
 use anyhow::Result;
 use burn::tensor::Tensor;
 use traflow_graph::checkpoint::Role;
@@ -8,6 +10,7 @@ use traflow_graph::op::Shape;
 use crate::device;
 use crate::flow;
 use crate::network::Network;
+use crate::picture;
 use crate::solver::{self, Solver, State};
 
 /// Pictures computed at once.
@@ -33,18 +36,17 @@ impl Sampler {
         }
     }
 
-    /// Pictures from noise, `[n, c, h, w]`, and the number of evaluations of the network.
-    pub fn run(&self, network: &Network, noise: Tensor<4>) -> (Tensor<4>, usize) {
+    /// Pictures from noise, `[n, c, h, w]`.
+    pub fn run(&self, network: &Network, noise: Tensor<4>) -> Tensor<4> {
         match self {
-            Sampler::Map(steps) => (flow::generate(network, noise, &flow::uniform_grid(*steps)), *steps),
-            Sampler::Grid(times) => (flow::generate(network, noise, times), times.len() - 1),
+            Sampler::Map(steps) => flow::generate(network, noise, &flow::uniform_grid(*steps)),
+            Sampler::Grid(times) => flow::generate(network, noise, times),
             Sampler::Ode(solver, steps) => {
                 let (n, device) = (noise.dims()[0], noise.device());
                 let mut velocity = |x: &Tensor<4>, t: f64| {
                     network.forward(x.clone(), &flow::times(t as f32, t as f32, n, &device))
                 };
-                let solution = solver::solve(*solver, *steps, noise, &mut velocity);
-                (solution.x, solution.evaluations)
+                solver::solve(*solver, *steps, noise, &mut velocity).x
             }
         }
     }
@@ -67,7 +69,7 @@ pub fn sample(
     for seeds in seeds.chunks(BATCH * device::lanes(&device)) {
         let batches = device::for_each(&device, seeds.chunks(BATCH), |seeds| {
             let network = network.with_classes_of(seeds);
-            let (batch, _) = sampler.run(&network, flow::seeded_noise(seeds, shape, &device));
+            let batch = sampler.run(&network, flow::seeded_noise(seeds, shape, &device));
             batch.try_into_vec_as::<f32>()
         });
         for batch in batches {
@@ -76,6 +78,16 @@ pub fn sample(
         progress(pictures.len() / shape.elements());
     }
     Ok(pictures)
+}
+
+/// Draws a grid of 64 pictures, of the same seeds every time.
+///
+/// # Errors
+/// Where the pictures are neither gray nor in colour, or the file cannot be written.
+pub fn preview(network: &Network, sampler: Sampler, shape: Shape, path: &Path) -> Result<()> {
+    let seeds: Vec<u64> = (0..64).collect();
+    let pictures = sample(network, sampler, &seeds, shape, &mut |_| ())?;
+    picture::save(&picture::grid(&pictures, shape, 8, 2)?, path)
 }
 
 impl State for Tensor<4> {

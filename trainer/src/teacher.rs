@@ -5,17 +5,15 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
-use traflow_graph::op::Shape;
 use traflow_graph::unet::{SConditioning, Unet};
 
-use crate::data::{self, Images};
+use crate::data::Images;
 use crate::flow::{self, Dice, TimeLaw};
 use crate::initial;
 use crate::network::{Dropout, Network, Times};
 use crate::optimiser::{Optimiser, OptimiserConfig};
-use crate::picture;
 use crate::run::{self, Intervals, Progress, Run, Term, Trained, Training};
-use crate::sample::{Sampler, sample};
+use crate::sample::{Sampler, preview};
 use crate::solver::Solver;
 
 /// Configuration of a teacher.
@@ -49,6 +47,21 @@ pub struct TeacherConfig {
     pub intervals: Intervals,
 }
 
+impl TeacherConfig {
+    /// # Errors
+    /// Names what cannot be trained, and why.
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.steps > 0, "steps is 0");
+        run::check(self.batch, self.parts, self.dropout, &self.optimiser)?;
+        ensure!(
+            self.network.s_conditioning == SConditioning::None,
+            "a teacher has no target time: leave out s_conditioning"
+        );
+        self.network.graph()?;
+        Ok(())
+    }
+}
+
 /// Trains a teacher on pictures, and their classes where the network has classes, and returns the moving averages of its
 /// weights.
 ///
@@ -62,9 +75,9 @@ pub fn train(
     device: &Device,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Trained> {
+    config.check()?;
     let shape = config.network.image();
     ensure!(images.shape() == shape, "the pictures are {}, the network's {shape}", images.shape());
-    ensure!((0.0..1.0).contains(&config.dropout), "dropout is a part of 1");
     let classes = config.network.labels;
     ensure!(
         labels.is_some() || classes == 0,
@@ -80,26 +93,22 @@ pub fn train(
             beyond.unwrap_or(&0)
         );
     }
-    ensure!(
-        config.network.s_conditioning == SConditioning::None,
-        "a teacher has no target time: leave out s_conditioning"
-    );
     let start = initial::random(config.network.graph()?, config.seed, device);
     let autodiff = device.clone().autodiff();
-    let losses = |network: &Network, _: &Optimiser, dice: &Dice| {
+    let losses = |network: &Network, _: &Optimiser, dice: &Dice, hear: &mut dyn FnMut(Term)| {
         let indices = dice.pictures(images.len());
-        let x0 = batch(images, &indices, &autodiff);
+        let x0 = images.batch(&indices, &autodiff);
         let x0 = if config.flips { dice.flip(x0) } else { x0 };
         let dropout = Dropout { rate: config.dropout, seed: config.seed, first: dice.first };
         let network = match labels {
-            Some(labels) => network.with_classes(one_hot(indices.iter().map(|&i| labels[i]), classes)),
+            Some(labels) => network.with_classes(indices.iter().map(|&i| labels[i].into())),
             None => network.clone(),
         };
         let loss = rectified_flow(&network.with_dropout(dropout), x0, dice, config.time);
-        vec![Term { name: "velocity", weight: 1.0, loss }]
+        hear(Term { name: "velocity", weight: 1.0, loss });
     };
     let sample =
-        |network: &Network, path: &Path| preview(network, shape, Sampler::Ode(Solver::Heun, 12), path);
+        |network: &Network, path: &Path| preview(network, Sampler::Ode(Solver::Heun, 12), shape, path);
     let training = Training {
         seed: config.seed,
         steps: config.steps,
@@ -118,23 +127,4 @@ fn rectified_flow(network: &Network, x0: Tensor<4>, dice: &Dice, law: TimeLaw) -
     let x_t = flow::interpolate(x0.clone(), x1.clone(), t.clone());
     let v = network.forward(x_t, &Times { t: t.clone(), s: t });
     (v - (x1 - x0)).square().mean()
-}
-
-/// A row for each label, with a one at its place.
-fn one_hot(labels: impl Iterator<Item = u8>, classes: u16) -> Vec<f32> {
-    let row = |label: u8| (0..classes).map(move |class| f32::from(u8::from(class == u16::from(label))));
-    labels.flat_map(row).collect()
-}
-
-/// Some pictures of a data set, `[n, c, h, w]` in [-1, 1].
-pub fn batch(images: &Images, indices: &[usize], device: &Device) -> Tensor<4> {
-    let values = indices.iter().flat_map(|&i| data::from_pixels(images.picture(i))).collect();
-    flow::pictures(values, indices.len(), images.shape(), device)
-}
-
-/// A grid of 64 pictures, the same seeds every time.
-pub fn preview(network: &Network, shape: Shape, sampler: Sampler, path: &Path) -> Result<()> {
-    let seeds: Vec<u64> = (0..64).collect();
-    let pictures = sample(network, sampler, &seeds, shape, &mut |_| ())?;
-    picture::save(&picture::grid(&pictures, shape, 8, 2)?, path)
 }

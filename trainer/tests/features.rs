@@ -28,6 +28,11 @@ fn the_floor_is_that_of_the_test_pictures() {
         features.distance(&(0..1000 * 784).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>()).unwrap();
     assert!(10.0 * distance < few && few < noise, "{distance}, {few}, {noise}");
 
+    let mut lost = data::from_pixels(&test.pixels[..100 * 784]);
+    lost[5 * 784] = f32::NAN;
+    let error = features.distance(&lost).unwrap_err().to_string();
+    assert_eq!(error, "picture 5 has a number that is not finite");
+
     let mut report = Report::new(&features);
     report.judge(&features, "the test set".into(), &data::from_pixels(&test.pixels), test.shape()).unwrap();
     assert!(report.table().starts_with("FD-") && report.table().contains("not FID"), "{}", report.table());

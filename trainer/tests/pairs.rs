@@ -47,8 +47,14 @@ fn an_interrupted_generation_goes_on() {
     let before = fs::metadata(&first).unwrap().modified().unwrap();
     make(&cut, count);
     assert_eq!(before, fs::metadata(&first).unwrap().modified().unwrap(), "a shard was made twice");
-    let (whole, cut) = (pairs::read(whole.path(), SHAPE).unwrap(), pairs::read(cut.path(), SHAPE).unwrap());
+    let kept = whole;
+    let (whole, cut) = (pairs::read(kept.path(), SHAPE).unwrap(), pairs::read(cut.path(), SHAPE).unwrap());
     assert_eq!((cut.len(), cut.first_seed), (count, 9));
+    for fewer in [SHARD, count - 1] {
+        let error =
+            pairs::generate(kept.path(), &network(), SAMPLER, &recipe(), fewer, &mut |_| ()).unwrap_err();
+        assert!(error.to_string().ends_with(&format!("more than {fewer} pairs already")), "{error}");
+    }
     assert!(whole.images == cut.images);
 }
 

@@ -14,7 +14,7 @@ use traflow_trainer::flow;
 use traflow_trainer::initial;
 use traflow_trainer::network::Network;
 use traflow_trainer::pairs::{self, Pairs, Recipe};
-use traflow_trainer::run::{Progress, Run, Trained};
+use traflow_trainer::run::{Progress, Run, Sources, Trained};
 use traflow_trainer::sample::Sampler;
 use traflow_trainer::solver::Solver;
 use traflow_trainer::teacher::{self, TeacherConfig};
@@ -46,7 +46,7 @@ fn in_folder(
     panic_at: Option<usize>,
     mut train: impl FnMut(&Run, &mut dyn FnMut(&Progress)) -> anyhow::Result<Trained>,
 ) -> Option<[Option<Tensors>; 2]> {
-    let run = Run::open(folder, config, intervals.clone(), true).unwrap();
+    let run = Run::open(folder, config, Sources::new(), intervals.clone(), true).unwrap();
     let mut interrupted = false;
     let mut progress = |progress: &Progress| {
         if Some(progress.step) == panic_at {
@@ -97,7 +97,7 @@ fn resumed_is_whole(
 fn a_resumed_teacher_is_the_teacher() {
     let config: TeacherConfig = toml::from_str(&format!(
         "seed = 3\nsteps = 8\nbatch = 5\ntime = \"u-shaped\"\n[network]\n{}\n[optimiser]\nlearning_rate = 1e-3\n\
-         warmup_steps = 3\ndecay = \"cosine\"\n[intervals]\nstate_steps = 2\nsample_steps = 0",
+         warmup_steps = 3\ndecay = \"cosine\"\n[intervals]\nstate_steps = 2",
         toml::to_string(&unet()).unwrap()
     ))
     .unwrap();
@@ -130,7 +130,7 @@ fn teacher_and_pairs() -> (Checkpoint, Pairs) {
 fn a_resumed_student_is_the_student() {
     let config: DistillConfig = toml::from_str(
         "seed = 4\nbatch = 3\n[optimiser]\nlearning_rate = 1e-3\nsecond_ema = 0.5\n\
-         [intervals]\nstate_steps = 2\nsample_steps = 0\n\
+         [intervals]\nstate_steps = 2\n\
          [[stage]]\nsteps = 3\nconsistency = 1.0\nmidpoint = \"teacher\"\n\
          [[stage]]\nsteps = 5\noutput = 1.0\nvelocity = 1.0\nanchored = 1.0\nconsistency = { target = \"ema\" }",
     )
@@ -164,17 +164,51 @@ fn a_run_is_not_overwritten_by_mistake() {
         toml::to_string(&unet()).unwrap()
     ))
     .unwrap();
-    let run = Run::open(folder.path(), &config, config.intervals.clone(), false).unwrap();
+    let open = |config: &TeacherConfig, pictures: &str, resume| {
+        let sources = Sources::from([("pictures".to_owned(), pictures.to_owned())]);
+        Run::open(folder.path(), config, sources, config.intervals.clone(), resume)
+    };
+    let run = open(&config, "a", false).unwrap();
     teacher::train(&config, &images, None, &run, &Device::flex(), &mut |_| ()).unwrap();
-    let Err(again) = Run::open(folder.path(), &config, config.intervals.clone(), false) else {
-        panic!("a run was overwritten")
+    let refused = |config: &TeacherConfig, pictures: &str, resume| {
+        format!("{:#}", open(config, pictures, resume).err().expect("a run was taken for another"))
     };
-    assert!(again.to_string().contains("--resume"), "{again}");
-    let other = TeacherConfig { seed: 4, ..config };
-    let Err(other) = Run::open(folder.path(), &other, other.intervals.clone(), true) else {
-        panic!("another run was resumed")
+    let again = refused(&config, "a", false);
+    assert!(again.contains("--resume"), "{again}");
+    let other = refused(&config, "b", true);
+    assert!(other.ends_with("it learned from other pictures: a, not b"), "{other}");
+    let other = refused(&TeacherConfig { seed: 4, ..config.clone() }, "a", true);
+    assert!(other.ends_with("another configuration"), "{other}");
+    open(&config, "a", true).unwrap();
+}
+
+/// Pictures that no PNG file can show are trained on all the same, where no samples are drawn; and where they are, what was
+/// trained is kept.
+#[test]
+fn samples_that_cannot_be_drawn_lose_nothing() {
+    let config = |sample_steps: usize| -> TeacherConfig {
+        let network = Unet { image: [2, 8, 8], ..unet() };
+        toml::from_str(&format!(
+            "seed = 3\nsteps = 2\nbatch = 2\n[network]\n{}\n[optimiser]\nlearning_rate = 1e-3\n\
+             [intervals]\nstate_steps = 1\nsample_steps = {sample_steps}",
+            toml::to_string(&network).unwrap()
+        ))
+        .unwrap()
     };
-    assert!(other.to_string().ends_with("another configuration"), "{other}");
+    let images = Images { channels: 2, pixels: images().pixels[..64 * 8].to_vec(), ..images() };
+    let folder = tempfile::tempdir().unwrap();
+    let train = |name: &str, config: &TeacherConfig| {
+        let folder = folder.path().join(name);
+        let run = Run::open(&folder, config, Sources::new(), config.intervals.clone(), true).unwrap();
+        teacher::train(config, &images, None, &run, &Device::flex(), &mut |_| ())
+    };
+    train("none", &config(0)).unwrap();
+    for step in [1, 2] {
+        let error = format!("{:#}", train("some", &config(1)).err().unwrap());
+        let expected = format!("samples-00000{step}.png; sample_steps = 0 draws none");
+        assert!(error.contains(&expected), "{error}");
+    }
+    train("some", &config(1)).unwrap();
 }
 
 /// A teacher of two classes, dark pictures and bright ones, makes what it is asked for.
@@ -191,7 +225,9 @@ fn a_teacher_learns_classes() {
     let images = Images { pixels, ..images() };
     let (device, folder) = (Device::flex(), tempfile::tempdir().unwrap());
     let train = |labels: Option<&[u8]>, name: &str| {
-        let run = Run::open(&folder.path().join(name), &config, config.intervals.clone(), false).unwrap();
+        let run =
+            Run::open(&folder.path().join(name), &config, Sources::new(), config.intervals.clone(), false)
+                .unwrap();
         teacher::train(&config, &images, labels, &run, &device, &mut |_| ())
             .map_err(|error| error.to_string())
     };
@@ -199,11 +235,11 @@ fn a_teacher_learns_classes() {
     assert_eq!(train(Some(&labels[1..]), "b").err().unwrap(), "there are 39 labels for 40 pictures");
     assert_eq!(train(Some(&[2; 40]), "c").err().unwrap(), "there is a label 2, the network has 2 classes");
     let network = train(Some(&labels), "d").unwrap().average;
-    let mean = |classes: Vec<f32>| {
+    let mean = |class: u16| {
         let noise = flow::seeded_noise(&[1], SHAPE, &device);
-        let (picture, _) = Sampler::Ode(Solver::Euler, 8).run(&network.with_classes(classes), noise);
+        let picture = Sampler::Ode(Solver::Euler, 8).run(&network.with_classes([class].into_iter()), noise);
         picture.mean().into_scalar::<f32>()
     };
-    let (dark, bright) = (mean(vec![1.0, 0.0]), mean(vec![0.0, 1.0]));
+    let (dark, bright) = (mean(0), mean(1));
     assert!(dark < -0.5 && bright > 0.5, "{dark} and {bright}");
 }

@@ -62,7 +62,7 @@ pub fn check(checkpoint: &Checkpoint, io: &Tensors, device: &Device) -> Result<E
         Some((found, labels)) => {
             let count = usize::from(checkpoint.unet.labels);
             ensure!(labels.len() == n * count, "tensor \"labels\" has shape {found:?}, not [{n}, {count}]");
-            network.with_classes(labels.clone())
+            network.with_class_rows(labels.clone())
         }
         None => network,
     };

@@ -9,6 +9,7 @@ use burn::tensor::ops::MaxPoolOptions;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use traflow_graph::checkpoint::{self, Tensors};
+use traflow_graph::op::Shape;
 
 use crate::network::convolution;
 
@@ -83,8 +84,8 @@ impl Lpips {
         Ok(Self { blocks, heads: taps })
     }
 
-    /// Distance of each picture of `a` to that of `b`, both `[n, c, h, w]` in [-1, 1] with one or three channels and at least
-    /// 16 rows and columns.
+    /// Distance of each picture of `a` to that of `b`, both `[n, c, h, w]` in [-1, 1], of a shape that it
+    /// [`judges`].
     pub fn distance(&self, a: Tensor<4>, b: Tensor<4>) -> Tensor<1> {
         let n = a.dims()[0];
         let features = self.features(a).into_iter().zip(self.features(b));
@@ -114,6 +115,12 @@ impl Lpips {
         }
         taps
     }
+}
+
+/// Whether pictures of a shape can be judged: one or three channels, and at least 16 rows and columns, which four poolings
+/// halve.
+pub fn judges(shape: Shape) -> bool {
+    matches!(shape.channels, 1 | 3) && shape.height.min(shape.width) >= 16
 }
 
 #[cfg(test)]

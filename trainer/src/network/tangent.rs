@@ -29,13 +29,13 @@ type Dual = (Tensor<4>, Option<Tensor<4>>);
 
 impl Network {
     /// The output u(x, t, s), as [`forward`](Network::forward) gives it, and its derivative
-    /// ẋ·∂u/∂x + ṫ ∂u/∂t + ṡ ∂u/∂s.
+    /// ẋ·∂u/∂x + ṫ ∂u/∂t + ṡ ∂u/∂s. It knows nothing of formats: what is rounded has no derivative.
     ///
     /// # Panics
     /// If x is not a batch of pictures of the graph's shape.
     pub fn tangent(&self, x: Tensor<4>, times: &Times, direction: &Direction) -> (Tensor<4>, Tensor<4>) {
         let mut duals: Vec<Dual> = Vec::with_capacity(self.graph.nodes().len());
-        for (node, slots) in self.graph.nodes().iter().zip(&self.slots) {
+        for (index, (node, slots)) in self.graph.nodes().iter().zip(&self.slots).enumerate() {
             let inputs: Vec<&Dual> = node.inputs.iter().map(|input| &duals[input.index()]).collect();
             let values = inputs.iter().map(|(value, _)| value.clone()).collect();
             let value = self.apply(node, *slots, &x, times, values);
@@ -52,7 +52,10 @@ impl Network {
                 _ if inputs.iter().all(|(_, tangent)| tangent.is_none()) => None,
                 _ => Some(self.derivative(node, *slots, &x, times, &inputs, &value)),
             };
-            duals.push((value, tangent));
+            duals.push(match self.mask(index, node, &value) {
+                Some(mask) => (value * mask.clone(), tangent.map(|tangent| tangent * mask)),
+                None => (value, tangent),
+            });
         }
         let (value, tangent) = duals.pop().expect("a graph has an output");
         let tangent = tangent.unwrap_or_else(|| value.zeros_like());
