@@ -3,7 +3,10 @@
 
 Waits until the program prints a line that begins with LINE, and asks QEMU's monitor for the screen.
 """
-import os, pathlib, socket, subprocess, sys, tempfile, time
+import os, pathlib, signal, socket, subprocess, sys, tempfile, threading, time
+
+# Seconds after which a program that prints no such line is given up.
+PATIENCE = 600
 
 board, program, line, out = sys.argv[1:]
 here = pathlib.Path(__file__).parent
@@ -13,21 +16,36 @@ with tempfile.TemporaryDirectory() as folder:
     qemu = subprocess.Popen(
         [here / "run.sh", board, program, *more],
         env=dict(os.environ, MONITOR=f"unix:{door},server,nowait"), stdout=subprocess.PIPE, text=True,
+        start_new_session=True,
     )
+
+    def end():
+        """Ends run.sh and QEMU with it."""
+        try:
+            os.killpg(qemu.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    watch = threading.Timer(PATIENCE, end)
+    watch.daemon = True
+    watch.start()
     for printed in qemu.stdout:
         print(printed, end="")
         if printed.startswith(line):
             break
     else:
         sys.exit(f"error: {program} ended without {line}")
-    monitor = socket.socket(socket.AF_UNIX)
-    monitor.connect(door)
-    shot = pathlib.Path(folder, "shot.png")
-    monitor.sendall(f"stop\nscreendump {shot} -f png\n".encode())
-    end = time.monotonic() + 20
-    while not (shot.exists() and shot.stat().st_size) and time.monotonic() < end:
-        time.sleep(0.2)
-    time.sleep(0.5)
-    pathlib.Path(out).write_bytes(shot.read_bytes())
-    monitor.sendall(b"quit\n")
-    qemu.wait()
+    try:
+        monitor = socket.socket(socket.AF_UNIX)
+        monitor.connect(door)
+        shot = pathlib.Path(folder, "shot.png")
+        monitor.sendall(f"stop\nscreendump {shot} -f png\n".encode())
+        until = time.monotonic() + 20
+        while not (shot.exists() and shot.stat().st_size):
+            if time.monotonic() > until:
+                sys.exit(f"error: QEMU gives no picture of {board}'s screen")
+            time.sleep(0.2)
+        time.sleep(0.5)
+        pathlib.Path(out).write_bytes(shot.read_bytes())
+    finally:
+        end()

@@ -55,8 +55,9 @@ for student in fashion-tiny emoji-student; do
     "$programs/traflow-export" "models/$student.safetensors" --int8 --island-share 1 --steps 1,4 -o "$model" >/dev/null
     pictures env TRAFLOW_ISA=scalar "$programs/traflow-run" >"$scratch/expected"
     for isa in avx2 avxvnni avx512 vnni amx; do
-        # An instruction set that the processor does not have is said to be that.
         if ! TRAFLOW_ISA=$isa "$programs/traflow-run" "$model" --digest >/dev/null 2>"$scratch/err"; then
+            # One that the processor does not have is said to be that; anything else is a failure.
+            grep -q "^error: TRAFLOW_ISA=$isa: " "$scratch/err" || { cat "$scratch/err" >&2; exit 1; }
             printf '%-16s %-34s %s\n' "$student" "$isa" "$(head -n 1 "$scratch/err")"
             continue
         fi
@@ -66,7 +67,8 @@ for student in fashion-tiny emoji-student; do
         done
     done
     for isa in scalar neon dotprod; do
-        pictures env TRAFLOW_ISA=$isa qemu-aarch64 -L /usr/aarch64-linux-gnu "$arm64" >"$scratch/found" && compare "aarch64 $isa, QEMU"
+        pictures env TRAFLOW_ISA=$isa qemu-aarch64 -L /usr/aarch64-linux-gnu "$arm64" >"$scratch/found"
+        compare "aarch64 $isa, QEMU"
     done
     for variant in scalar simd128; do
         node "$scratch/pictures.mjs" "$model" $variant >"$scratch/found"
@@ -79,7 +81,7 @@ for student in fashion-tiny emoji-student; do
             continue
         fi
         # The board also says how much of its stack was used.
-        TRAFLOW_MODEL=$model firmware-demo/run.sh $board pictures 2>"$scratch/err" | grep '^[14] ' >"$scratch/found" ||
+        TRAFLOW_MODEL=$model timeout 600 firmware-demo/run.sh $board pictures 2>"$scratch/err" | grep '^[14] ' >"$scratch/found" ||
             cat "$scratch/err"
         compare "$board, QEMU"
     done

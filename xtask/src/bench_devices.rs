@@ -119,22 +119,39 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let baseline: Value = serde_json::from_str(&baseline).with_context(|| format!("reading {BASELINE}"))?;
     let mut worse = String::new();
     for core in &cores {
-        for (kernel, count) in results[core.name]["kernels"].as_object().into_iter().flatten() {
-            let (now, before) =
-                (number(&count["instructions"])?, &baseline[core.name]["kernels"][kernel]["instructions"]);
-            let before =
-                number(before).with_context(|| format!("{BASELINE} lacks {kernel} of {}", core.title))?;
-            if now > before * TOLERANCE {
-                writeln!(worse, "{}, {kernel}: {now} instructions, {before} before", core.title)?;
+        let (now, before) = (counts(&results[core.name])?, counts(&baseline[core.name])?);
+        let names = |counts: &BTreeMap<String, f64>| counts.keys().cloned().collect::<Vec<_>>();
+        ensure!(
+            names(&now) == names(&before),
+            "{}: what is counted is not what {BASELINE} has: {:?}",
+            core.title,
+            names(&now)
+        );
+        for ((what, now), before) in now.iter().zip(before.values()) {
+            if *now > before * TOLERANCE {
+                writeln!(worse, "{}, {what}: {now}, {before} before", core.title)?;
             }
         }
     }
     ensure!(
         worse.is_empty(),
-        "some kernels need over 3 % more instructions than in {BASELINE}:\n{}",
+        "over 3 % more instructions or memory than in {BASELINE}:\n{}",
         worse.trim_end()
     );
     Ok(())
+}
+
+/// What may not grow: instructions of each kernel and of the whole picture, and bytes of the arena.
+fn counts(result: &Value) -> Result<BTreeMap<String, f64>> {
+    let kernels = result["kernels"].as_object().context("no kernels")?;
+    let mut counts = BTreeMap::from([("the arena".to_owned(), number(&result["arena"])?)]);
+    for (kernel, count) in kernels {
+        counts.insert(kernel.clone(), number(&count["instructions"])?);
+    }
+    let nodes = result["nodes"].as_array().context("no nodes")?;
+    let whole = nodes.iter().map(|node| number(&node["instructions"])).sum::<Result<f64>>()?;
+    counts.insert("the whole picture".to_owned(), whole);
+    Ok(counts)
 }
 
 fn choose(names: Option<&[String]>) -> Result<Vec<&'static Core>> {
