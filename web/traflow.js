@@ -174,6 +174,7 @@ export class TraFlow {
 
   /** Makes the picture of a seed as numbers by channel, row and column, about in [-1, 1] and not clamped. */
   floats(request = {}) {
+    if (request.seeds) throw new TypeError("floats makes the picture of a seed, not of a point between seeds");
     this.#run("traflow_generate_floats", [seedOf(request.seed ?? 0n)], request);
     return new Float32Array(this.#exports.memory.buffer, this.#output, this.#elements).slice();
   }
