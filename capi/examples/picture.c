@@ -2,7 +2,7 @@
  * Draws a picture from a seed: picture MODEL SEED STEPS OUTPUT writes a PGM or PPM file and prints the picture's digest,
  * which of a file of integers is the same on every machine.
  *
- *     cc picture.c -I.. -L../../target/release -ltraflow -o picture
+ *     cc picture.c -I.. ../../target/dist/libtraflow.so -Wl,-rpath,$PWD/../../target/dist -o picture
  */
 #include <stdio.h>
 #include <stdlib.h>

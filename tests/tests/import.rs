@@ -55,7 +55,7 @@ fn error(imported: Imported, name: &str) -> f64 {
 }
 
 #[test]
-fn imported_networks_give_what_their_own_implementation_gives() {
+fn imported_networks_give_what_their_formulas_give() {
     for name in ["ddpmpp", "ncsnpp", "skip", "adm"] {
         let imported = import(name);
         assert!(imported.left.is_empty(), "{name}: {:?}", imported.left);

@@ -1,12 +1,11 @@
 //! Judging pictures: their Fréchet distance to the training pictures, beside that of the test pictures.
 
-use std::fmt::Write;
-
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use traflow_graph::op::Shape;
 
 use crate::features::Features;
+use crate::metrics::samples::Samples;
 use crate::network::Network;
 use crate::sample::{Sampler, sample};
 
@@ -19,6 +18,20 @@ pub struct Judgement {
     pub count: usize,
     /// Fréchet distance to the training pictures.
     pub distance: f64,
+    /// What real pictures beside them say, where there are some.
+    #[serde(flatten)]
+    pub beside: Option<Beside>,
+}
+
+/// Pictures beside real ones.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Beside {
+    /// Share of the pictures that look like real ones.
+    pub precision: f64,
+    /// Share of the real pictures that look like these.
+    pub recall: f64,
+    /// Squared maximum mean discrepancy.
+    pub discrepancy: f64,
 }
 
 /// Judgements by one classifier.
@@ -34,6 +47,9 @@ pub struct Report {
     pub floor: f64,
     /// One judgement for each way to make pictures.
     pub judgements: Vec<Judgement>,
+    /// Features of real pictures, which each judgement takes as many of as there are pictures.
+    #[serde(skip)]
+    pub real: Option<Vec<f32>>,
 }
 
 impl Report {
@@ -45,6 +61,7 @@ impl Report {
             accuracy: features.accuracy,
             floor: features.floor,
             judgements: Vec::new(),
+            real: None,
         }
     }
 
@@ -56,8 +73,20 @@ impl Report {
         let expected = features.shape().context("the classifier reads no pictures")?;
         ensure!(shape == expected, "the pictures are {shape}, the classifier's {expected}");
         let count = pictures.len() / shape.elements();
-        let distance = features.distance(pictures).with_context(|| format!("judging {what}"))?;
-        self.judgements.push(Judgement { what, count, distance });
+        let judged = || -> Result<(Vec<f32>, f64)> {
+            let made = features.of(pictures)?;
+            let distance = features.distance(&made)?;
+            Ok((made, distance))
+        };
+        let (made, distance) = judged().with_context(|| format!("judging {what}"))?;
+        let beside = self.real.as_ref().map(|real| {
+            // As many of both, since the shares depend on it.
+            let length = real.len().min(made.len());
+            let samples = Samples { real: &real[..length], made: &made[..length], dim: features.dim() };
+            let [precision, recall] = samples.precision_and_recall();
+            Beside { precision, recall, discrepancy: samples.discrepancy() }
+        });
+        self.judgements.push(Judgement { what, count, distance, beside });
         Ok(())
     }
 
@@ -83,7 +112,7 @@ impl Report {
     /// The report as a table.
     pub fn table(&self) -> String {
         let mut table = format!(
-            "{} (classifier with {:.2} % test accuracy; not FID)\n{:<28} {:>8} {:>9} {:>8}\n",
+            "{} (classifier with {:.2} % test accuracy; not FID)\n{:<28} {:>8} {:>9} {:>8}",
             self.metric,
             100.0 * self.accuracy,
             "",
@@ -91,13 +120,20 @@ impl Report {
             "distance",
             "÷ floor"
         );
-        let mut row = |what: &str, count: &str, distance: f64| {
-            // Writing to a string does not fail.
-            let _ = writeln!(table, "{what:<28} {count:>8} {distance:>9.3} {:>8.1}", distance / self.floor);
+        if self.real.is_some() {
+            table += &format!(" {:>9} {:>8} {:>9}", "precision", "recall", "MMD²");
+        }
+        table += "\n";
+        let mut row = |what: &str, count: &str, distance: f64, beside: Option<Beside>| {
+            table += &format!("{what:<28} {count:>8} {distance:>9.3} {:>8.1}", distance / self.floor);
+            if let Some(Beside { precision, recall, discrepancy }) = beside {
+                table += &format!(" {precision:>9.3} {recall:>8.3} {discrepancy:>9.5}");
+            }
+            table += "\n";
         };
-        row("test set (floor)", "", self.floor);
+        row("test set (floor)", "", self.floor, None);
         for judgement in &self.judgements {
-            row(&judgement.what, &judgement.count.to_string(), judgement.distance);
+            row(&judgement.what, &judgement.count.to_string(), judgement.distance, judgement.beside);
         }
         table.truncate(table.trim_end().len());
         table

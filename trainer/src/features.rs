@@ -206,12 +206,16 @@ impl Features {
         format!("FD-{}", &self.digest[..8])
     }
 
-    /// Fréchet distance of pictures `[n, c, h, w]` to the training pictures; they are rounded to the 256 levels that the
-    /// training pictures have.
+    /// Number of features.
+    pub fn dim(&self) -> usize {
+        CHANNELS[2].into()
+    }
+
+    /// Features `[n, dim]` of pictures `[n, c, h, w]`, which are rounded to the 256 levels that the training pictures have.
     ///
     /// # Errors
-    /// Where there are too few pictures, or they are not finite numbers.
-    pub fn distance(&self, pictures: &[f32]) -> Result<f64> {
+    /// Where they are not finite numbers.
+    pub fn of(&self, pictures: &[f32]) -> Result<Vec<f32>> {
         let shape = self.shape().context("the classifier reads no pictures")?;
         let lost = pictures.iter().position(|x| !x.is_finite());
         ensure!(
@@ -227,7 +231,15 @@ impl Features {
             let x = flow::pictures(pictures, n, shape, &device);
             features.extend(forward(&self.network, x).0.try_into_vec_as::<f32>()?);
         }
-        Ok(frechet::distance(&self.reference, &Statistics::new(&features, CHANNELS[2].into())?))
+        Ok(features)
+    }
+
+    /// Fréchet distance of the pictures with these features to the training pictures.
+    ///
+    /// # Errors
+    /// Where there are too few pictures.
+    pub fn distance(&self, features: &[f32]) -> Result<f64> {
+        Ok(frechet::distance(&self.reference, &Statistics::new(features, self.dim())?))
     }
 }
 

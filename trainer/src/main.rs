@@ -289,6 +289,10 @@ struct EvalArgs {
     /// Pictures: a folder of PNG and JPEG files, or an IDX file, as traflow-run --pictures writes it.
     #[arg(long, value_name = "FILE")]
     pictures: Vec<PathBuf>,
+    /// Real pictures, as traflow teacher reads them, for precision, recall and MMD² beside the distance; best those that
+    /// nothing was trained on.
+    #[arg(long, value_name = "IMAGES")]
+    real: Option<PathBuf>,
     /// The classifier; trained and written if there is none.
     #[arg(long)]
     features: PathBuf,
@@ -571,16 +575,20 @@ fn evaluate(args: &EvalArgs) -> Result<()> {
     }
     let features = Features::read(&args.features, &device)?;
     let mut report = Report::new(&features);
+    let shape = features.shape().context("the classifier reads no pictures")?;
+    if let Some(path) = &args.real {
+        let images = data::read_pictures(path, shape)?;
+        let count = images.len().min(args.count) * images.picture_len();
+        report.real = Some(features.of(&data::from_pixels(&images.pixels[..count]))?);
+    }
     if let Some(folder) = &args.pairs {
-        let shape = features.shape().context("the classifier reads no pictures")?;
         let pairs = pairs::read(folder, shape)?;
         let count = args.count.min(pairs.len());
         let pictures = &pairs.images[..count * shape.elements()];
         report.judge(&features, format!("pairs, {}", pairs.sampler), pictures, shape)?;
     }
     for path in &args.pictures {
-        let images =
-            data::read_pictures(path, features.shape().context("the classifier reads no pictures")?)?;
+        let images = data::read_pictures(path, shape)?;
         let pictures = data::from_pixels(&images.pixels);
         report.judge(&features, path.display().to_string(), &pictures, images.shape())?;
     }

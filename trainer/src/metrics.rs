@@ -1,3 +1,4 @@
 //! How good pictures are.
 
 pub mod frechet;
+pub mod samples;

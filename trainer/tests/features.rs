@@ -18,22 +18,37 @@ fn the_floor_is_that_of_the_test_pictures() {
     let features = Features::read(&at("models/fashion-features.safetensors"), &Device::flex()).unwrap();
     let test = data::read_images(&at("data/fashion-mnist/t10k-images-idx3-ubyte.gz")).unwrap();
     assert!(features.accuracy >= 0.9);
-    let distance = features.distance(&data::from_pixels(&test.pixels)).unwrap();
+    let of = |pictures: &[f32]| features.of(pictures).unwrap();
+    let distance = features.distance(&of(&data::from_pixels(&test.pixels))).unwrap();
     assert!((distance / features.floor - 1.0).abs() < 1e-3, "{distance} is not {}", features.floor);
 
     // A generator that always draws the same few pictures is far away, noise farther.
     let few = data::from_pixels(&test.pixels[..100 * test.picture_len()]).repeat(10);
-    let few = features.distance(&few).unwrap();
+    let few = features.distance(&of(&few)).unwrap();
     let noise =
-        features.distance(&(0..1000 * 784).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>()).unwrap();
+        features.distance(&of(&(0..1000 * 784).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>())).unwrap();
     assert!(10.0 * distance < few && few < noise, "{distance}, {few}, {noise}");
 
     let mut lost = data::from_pixels(&test.pixels[..100 * 784]);
     lost[5 * 784] = f32::NAN;
-    let error = features.distance(&lost).unwrap_err().to_string();
+    let error = features.of(&lost).unwrap_err().to_string();
     assert_eq!(error, "picture 5 has a number that is not finite");
 
     let mut report = Report::new(&features);
+    let (half, rest) = test.pixels.split_at(2000 * 784);
+    let real = of(&data::from_pixels(half));
+    report.real = Some(real);
+    report
+        .judge(
+            &features,
+            "others of the test set".into(),
+            &data::from_pixels(&rest[..2000 * 784]),
+            test.shape(),
+        )
+        .unwrap();
+    // Halves of one set: nearly all are among the others, both ways.
+    let beside = report.judgements[0].beside.unwrap();
+    assert!(beside.precision > 0.8 && beside.recall > 0.8 && beside.discrepancy < 0.01, "{beside:?}");
     report.judge(&features, "the test set".into(), &data::from_pixels(&test.pixels), test.shape()).unwrap();
     assert!(report.table().starts_with("FD-") && report.table().contains("not FID"), "{}", report.table());
 }

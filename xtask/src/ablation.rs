@@ -16,10 +16,10 @@ use crate::{Programs, number, page, root, text};
 const TEACHER: &str = "models/fashion-teacher.safetensors";
 const FEATURES: &str = "models/fashion-features.safetensors";
 const CONFIG: &str = "configs/ablation.toml";
-const PAIRS: &str = "runs/ablation/pairs";
+const PAIRS: &str = "runs/ablation/pairs-";
 const PAGE: &str = "docs/ablation.md";
 
-/// Pictures of a step, as the configuration has them.
+/// Pictures of a step.
 const BATCH: u64 = 32;
 
 /// Steps that every student is asked for.
@@ -84,14 +84,26 @@ impl Variant {
     }
 }
 
+impl Arguments {
+    /// The folder of what these trainings learn from.
+    fn of_pairs(&self) -> String {
+        format!("{PAIRS}{}", self.pairs)
+    }
+
+    /// The folder of the trainings: those of other numbers are others.
+    fn folder(&self) -> String {
+        format!("runs/ablation/{}-of-{}", self.images, self.pairs)
+    }
+}
+
 /// Trains and judges what is not there yet, and writes the page after each.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     ensure!(!arguments.seeds.is_empty(), "--seeds names none");
     let programs = Programs::build(&["traflow-trainer"])?;
-    let folder = root().join(format!("runs/ablation/{}", arguments.images));
+    let folder = root().join(arguments.folder());
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
     let count = arguments.pairs.to_string();
-    programs.call("traflow", &["pairs", TEACHER, "--count", &count, "-o", PAIRS])?;
+    programs.call("traflow", &["pairs", TEACHER, "--count", &count, "-o", &arguments.of_pairs()])?;
     // Seed by seed, so that there is a whole table early.
     for seed in &arguments.seeds {
         for variant in &VARIANTS {
@@ -119,11 +131,14 @@ fn train_and_judge(
     seed: u64,
 ) -> Result<String> {
     // In the project's folder, so that a checkpoint does not name the machine's.
-    let run = format!("runs/ablation/{}/{}-{seed}", arguments.images, variant.file());
+    let run = format!("{}/{}-{seed}", arguments.folder(), variant.file());
     let student = format!("{run}.safetensors");
-    let mut distill = ["distill", CONFIG, "--teacher", TEACHER, "--pairs", PAIRS].map(str::to_owned).to_vec();
+    let pairs = arguments.of_pairs();
+    let mut distill =
+        ["distill", CONFIG, "--teacher", TEACHER, "--pairs", &pairs].map(str::to_owned).to_vec();
     distill.extend(["--run", &run, "--resume", "-o", &student].map(str::to_owned));
-    let settings = [format!("seed={seed}"), format!("stage.1.steps={}", arguments.images / BATCH)];
+    let steps = format!("stage.1.steps={}", arguments.images / BATCH);
+    let settings = [format!("seed={seed}"), format!("batch={BATCH}"), steps];
     let losses = variant.losses.iter().map(|loss| format!("stage.1.{loss}"));
     distill.extend(settings.into_iter().chain(losses).flat_map(|setting| ["--set".to_owned(), setting]));
     programs.call("traflow", &distill.iter().map(String::as_str).collect::<Vec<_>>())?;
