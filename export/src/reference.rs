@@ -1,5 +1,6 @@
 //! The network by its definition, in f64: slow and plain, the oracle of the export.
 
+use pulp::{Arch, Simd, WithSimd};
 use traflow_graph::model::Moment;
 use traflow_graph::op::{Embedding, Op, Shape, Time};
 
@@ -84,7 +85,8 @@ pub(crate) fn compute(network: &Network, index: usize, values: &[Vec<f64>], inpu
             for (y, bias) in y.chunks_exact_mut(node.shape.pixels()).zip(bias) {
                 y.iter_mut().for_each(|y| *y += bias);
             }
-            conv2d(input(0), shape(0), kernel.into(), weight, &mut y);
+            let (x, shape, kernel) = (input(0), shape(0), kernel.into());
+            Arch::new().dispatch(Conv2d { x, shape, kernel, weight, y: &mut y });
             y
         }
         Op::GroupNorm { groups, epsilon, silu: activate } => {
@@ -195,9 +197,28 @@ fn embedding(x: f64, channels: usize, kind: Embedding, weight: &[f64]) -> Vec<f6
 }
 
 /// Adds a convolution to `y`.
-///
+struct Conv2d<'a> {
+    x: &'a [f64],
+    shape: Shape,
+    kernel: usize,
+    weight: &'a [f64],
+    y: &'a mut [f64],
+}
+
+impl WithSimd for Conv2d<'_> {
+    type Output = ();
+
+    /// Plain loops, compiled for the vectors that the processor has. The order of the sums, and so each bit, does not depend
+    /// on these.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        conv2d(self.x, self.shape, self.kernel, self.weight, self.y);
+    }
+}
+
 /// Each channel gets a border of zeros, so that a tap is the same distance away from every pixel and the inner loop runs
 /// over the whole channel, for several taps at once. The sums between two rows are of no use.
+#[inline(always)]
 fn conv2d(x: &[f64], shape: Shape, kernel: usize, weight: &[f64], y: &mut [f64]) {
     const AT_ONCE: usize = 8;
     let (height, width, pixels) = (usize::from(shape.height), usize::from(shape.width), shape.pixels());
