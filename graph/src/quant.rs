@@ -7,7 +7,7 @@
 //! An element q of a value is 8 bits wide, or 16 where the value is [wide](crate::model::Node::is_wide), and stands for
 //! the real number `(q - zero) · scale`; scales are known to the export alone. Almost every operation ends in the one
 //! rescaling `y = clamp((Σ aᵢ · factorᵢ + bias) >> shift)`, computed in 64 bits, where the bias holds the zero points
-//! and the half that rounds. [`Integers::check`] sees to it that no sum of this kind can overflow.
+//! and the half that rounds. [`Context::fits`] sees to it that no sum of this kind can overflow.
 
 #[cfg(feature = "alloc")]
 use std::prelude::v1::*;
