@@ -54,7 +54,8 @@ impl Cpu {
         self.share(tasks, scratch, |task, scratch| vectors.run(task, scratch));
     }
 
-    fn share<T: Send>(
+    /// The same for tasks that need no vectors.
+    pub(crate) fn share<T: Send>(
         &self,
         #[cfg_attr(not(feature = "threads"), allow(unused_mut))] mut tasks: impl Iterator<Item = T> + Send,
         scratch: &mut [u8],

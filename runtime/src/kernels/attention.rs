@@ -30,7 +30,12 @@ impl Attention<'_> {
         let (keys, scores) = scratch.split_at_mut(pixels.next_multiple_of(PANEL) * depth);
         let part = pixels.div_ceil(cpu.threads()).next_multiple_of(QUERIES);
         for head in 0..heads {
-            pack_keys(qkv, channels, head, depth, keys);
+            // Panels are whole but the last.
+            let keys_of_part = part.next_multiple_of(PANEL);
+            let packed = keys.chunks_mut((keys_of_part * depth).max(1));
+            let packed = packed.zip(qkv.chunks((keys_of_part * 3 * channels).max(1)));
+            let packed = packed.map(|(keys, qkv)| Keys { qkv, channels, head, depth, keys });
+            cpu.share(packed, &mut [], |keys, _| keys.pack());
             let parts = y.chunks_mut(part * channels).enumerate().map(|(index, y)| Head {
                 qkv,
                 keys,
@@ -67,15 +72,26 @@ impl Attention<'_> {
     }
 }
 
-/// Puts the keys of a head into panels of [`PANEL`] pixels, `[channel, pixel]`, as a product reads its second factor.
-fn pack_keys(qkv: &[f32], channels: usize, head: usize, depth: usize, keys: &mut [f32]) {
-    let pixels = qkv.chunks(3 * channels * PANEL).zip(keys.chunks_exact_mut(depth * PANEL));
-    for (pixels, panel) in pixels {
-        let width = pixels.len() / (3 * channels);
-        for (lane, pixel) in pixels.chunks_exact(3 * channels).enumerate() {
-            let key = &pixel[channels + head * depth..][..depth];
-            for (place, key) in panel[lane..].iter_mut().step_by(width).zip(key) {
-                *place = *key;
+/// The keys of some pixels in panels of [`PANEL`] pixels, `[channel, pixel]`, as a product reads its second factor.
+struct Keys<'a> {
+    qkv: &'a [f32],
+    channels: usize,
+    head: usize,
+    depth: usize,
+    keys: &'a mut [f32],
+}
+
+impl Keys<'_> {
+    fn pack(self) {
+        let Self { qkv, channels, head, depth, keys } = self;
+        let panels = qkv.chunks(3 * channels * PANEL).zip(keys.chunks_exact_mut(depth * PANEL));
+        for (pixels, panel) in panels {
+            let width = pixels.len() / (3 * channels);
+            for (lane, pixel) in pixels.chunks_exact(3 * channels).enumerate() {
+                let key = &pixel[channels + head * depth..][..depth];
+                for (place, key) in panel[lane..].iter_mut().step_by(width).zip(key) {
+                    *place = *key;
+                }
             }
         }
     }
