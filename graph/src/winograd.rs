@@ -12,8 +12,8 @@ use crate::op::{Method, Shape};
 /// Tiles whose transformed inputs lie together, as many as the largest tile of sums has rows.
 pub const TILE_GROUP: usize = 8;
 
-/// Panels of output channels that are computed together.
-pub const PANEL_GROUP: usize = 3;
+/// Panels of output channels that are computed together, as many as a tile of sums has.
+pub const PANEL_GROUP: usize = 2;
 
 /// The most tiles that are computed together, so that scratch memory does not grow with the picture.
 const TILE_BLOCK: usize = 64;
