@@ -29,13 +29,13 @@ with tempfile.TemporaryDirectory() as folder:
     watch = threading.Timer(PATIENCE, end)
     watch.daemon = True
     watch.start()
-    for printed in qemu.stdout:
-        print(printed, end="")
-        if printed.startswith(line):
-            break
-    else:
-        sys.exit(f"error: {program} ended without {line}")
     try:
+        for printed in qemu.stdout:
+            print(printed, end="")
+            if printed.startswith(line):
+                break
+        else:
+            sys.exit(f"error: {program} ended without {line}")
         monitor = socket.socket(socket.AF_UNIX)
         monitor.connect(door)
         shot = pathlib.Path(folder, "shot.png")

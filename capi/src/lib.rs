@@ -76,12 +76,17 @@ const MARK: u64 = 0x5452_4146_4c4f_5701;
 /// The pointer is null, or one to a `Traflow` that was zeroed or opened, and that nobody else uses during the call.
 unsafe fn memory<'a>(model: *mut Traflow) -> Option<&'a mut Memory> {
     let memory = model.cast::<Memory>();
-    if memory.is_null() || !memory.is_aligned() {
+    if !usable(memory) {
         return None;
     }
     // SAFETY: a `Traflow` has room for it, and any bits are a number. Where the mark stands, `traflow_open` has written
     // the whole.
     unsafe { ((&raw const (*memory).mark).read() == MARK).then(|| &mut *memory) }
+}
+
+/// Whether a handle may be where the pointer says.
+fn usable(memory: *const Memory) -> bool {
+    !memory.is_null() && memory.is_aligned()
 }
 
 /// What an opened handle says; zero where nothing was opened.
@@ -102,8 +107,7 @@ unsafe fn call(model: *mut Traflow, work: impl FnOnce(&mut Handle) -> Result<(),
     // SAFETY: the caller's promise.
     let memory = unsafe { memory(model) };
     let Some(Memory { message, handle, .. }) = memory else {
-        let usable = !model.is_null() && model.cast::<Memory>().is_aligned();
-        return if usable { Status::Closed } else { Status::Pointer };
+        return if usable(model.cast()) { Status::Closed } else { Status::Pointer };
     };
     finish(message, handle.as_mut().ok_or(Error::Closed).and_then(work))
 }
@@ -145,14 +149,8 @@ impl<T> Buffer<T> {
         if apart { Ok(()) } else { Err(Error::Overlap(self.name, name)) }
     }
 
-    /// The same with all that a picture is made of.
-    fn apart_from_all(
-        &self,
-        model: *const Traflow,
-        handle: &Handle,
-        arena: &Buffer<u8>,
-    ) -> Result<(), Error> {
-        self.apart("arena", arena.pointer, arena.len)?;
+    /// The same with what was opened: the file and the handle.
+    fn apart_from_opened(&self, model: *const Traflow, handle: &Handle) -> Result<(), Error> {
         self.apart("file", handle.file.as_ptr(), handle.file.len())?;
         self.apart("model", model.cast(), size_of::<Memory>())
     }
@@ -190,7 +188,7 @@ unsafe fn arena<'a>(handle: &Handle) -> Result<(&'a mut [u8], Buffer<u8>), Error
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn traflow_open(model: *mut Traflow, file: *const u8, bytes: usize) -> Status {
     let memory = model.cast::<Memory>();
-    if memory.is_null() || !memory.is_aligned() {
+    if !usable(memory) {
         return Status::Pointer;
     }
     let handle = Buffer::new("file", file.cast_mut(), bytes).and_then(|file| {
@@ -300,8 +298,7 @@ pub unsafe extern "C" fn traflow_arena_bytes(model: *const Traflow) -> usize {
 pub unsafe extern "C" fn traflow_set_arena(model: *mut Traflow, arena: *mut u8, bytes: usize) -> Status {
     let work = |handle: &mut Handle| {
         let buffer = Buffer::new("arena", arena, bytes)?;
-        buffer.apart("file", handle.file.as_ptr(), handle.file.len())?;
-        buffer.apart("model", model.cast(), size_of::<Memory>())?;
+        buffer.apart_from_opened(model, handle)?;
         // SAFETY: the caller's promise, and the arena overlaps neither the file nor the handle.
         handle.check(unsafe { buffer.elements() })?;
         handle.arena = (arena, bytes);
@@ -383,7 +380,8 @@ unsafe fn draw(
     // SAFETY: the caller's promise about the arena; then about the pixels, which overlap nothing that is used with them.
     unsafe {
         let (arena, memory) = arena(handle)?;
-        buffer.apart_from_all(model, handle, &memory)?;
+        buffer.apart("arena", memory.pointer, memory.len)?;
+        buffer.apart_from_opened(model, handle)?;
         handle.bytes(arena, source, steps as usize, buffer.elements())
     }
 }
@@ -407,7 +405,8 @@ pub unsafe extern "C" fn traflow_generate_floats(
         // SAFETY: the caller's promise about the arena; then about the image, which overlaps nothing that is used with it.
         unsafe {
             let (arena, memory) = arena(handle)?;
-            buffer.apart_from_all(model, handle, &memory)?;
+            buffer.apart("arena", memory.pointer, memory.len)?;
+            buffer.apart_from_opened(model, handle)?;
             handle.floats(arena, seed, steps as usize, buffer.elements())
         }
     };

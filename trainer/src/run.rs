@@ -355,7 +355,6 @@ impl Run {
 
     fn restore(&self, optimiser: &mut Optimiser, path: &Path) -> Result<()> {
         let (texts, tensors) = checkpoint::read_tensors(path)?;
-        self.is_that_of(&texts)?;
         let (step, updates) = (text(&texts, "step")?.parse()?, text(&texts, "updates")?.parse()?);
         optimiser.restore(step, updates, &tensors)
     }

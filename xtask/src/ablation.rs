@@ -16,7 +16,6 @@ use crate::{Programs, number, page, root, text};
 const TEACHER: &str = "models/fashion-teacher.safetensors";
 const FEATURES: &str = "models/fashion-features.safetensors";
 const CONFIG: &str = "configs/ablation.toml";
-const PAIRS: &str = "runs/ablation/pairs-";
 const PAGE: &str = "docs/ablation.md";
 
 /// Pictures of a step.
@@ -87,7 +86,7 @@ impl Variant {
 impl Arguments {
     /// The folder of what these trainings learn from.
     fn of_pairs(&self) -> String {
-        format!("{PAIRS}{}", self.pairs)
+        format!("runs/ablation/pairs-{}", self.pairs)
     }
 
     /// The folder of the trainings: those of other numbers are others.

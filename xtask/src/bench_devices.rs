@@ -120,12 +120,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut worse = String::new();
     for core in &cores {
         let (now, before) = (counts(&results[core.name])?, counts(&baseline[core.name])?);
-        let names = |counts: &BTreeMap<String, f64>| counts.keys().cloned().collect::<Vec<_>>();
         ensure!(
-            names(&now) == names(&before),
+            now.keys().eq(before.keys()),
             "{}: what is counted is not what {BASELINE} has: {:?}",
             core.title,
-            names(&now)
+            now.keys()
         );
         for ((what, now), before) in now.iter().zip(before.values()) {
             if *now > before * TOLERANCE {
@@ -148,10 +147,15 @@ fn counts(result: &Value) -> Result<BTreeMap<String, f64>> {
     for (kernel, count) in kernels {
         counts.insert(kernel.clone(), number(&count["instructions"])?);
     }
-    let nodes = result["nodes"].as_array().context("no nodes")?;
-    let whole = nodes.iter().map(|node| number(&node["instructions"])).sum::<Result<f64>>()?;
-    counts.insert("the whole picture".to_owned(), whole);
+    counts.insert("the whole picture".to_owned(), instructions(result, None)?);
     Ok(counts)
+}
+
+/// Instructions of the nodes of one kind, or of all of them, for a picture.
+fn instructions(result: &Value, kind: Option<&str>) -> Result<f64> {
+    let nodes = result["nodes"].as_array().context("there are no nodes")?;
+    let of_kind = nodes.iter().filter(|node| kind.is_none_or(|kind| node["kind"] == kind));
+    of_kind.map(|node| number(&node["instructions"])).sum()
 }
 
 fn choose(names: Option<&[String]>) -> Result<Vec<&'static Core>> {
@@ -304,13 +308,6 @@ fn table(cores: &[&Core], results: &BTreeMap<&str, Value>) -> Result<String> {
         }
         table.push('\n');
     }
-    let total = |core: &Core, kind: Option<&str>| -> Result<f64> {
-        let nodes = results[core.name]["nodes"].as_array().into_iter().flatten();
-        nodes
-            .filter(|node| kind.is_none_or(|kind| node["kind"] == kind))
-            .map(|node| number(&node["instructions"]))
-            .sum()
-    };
     let mut kinds: Vec<&str> = Vec::new();
     for node in results[first.name]["nodes"].as_array().into_iter().flatten() {
         let kind = text(&node["kind"])?;
@@ -325,7 +322,7 @@ fn table(cores: &[&Core], results: &BTreeMap<&str, Value>) -> Result<String> {
             kind.map_or("the whole picture".to_owned(), |kind| format!("of the model: {kind}"))
         )?;
         for core in cores {
-            write!(table, " {:.3} |", total(core, kind)? / 1e6)?;
+            write!(table, " {:.3} |", instructions(&results[core.name], kind)? / 1e6)?;
         }
         table.push('\n');
     }
@@ -349,7 +346,7 @@ fn tools() -> String {
 fn section(cores: &[&Core], results: &BTreeMap<&str, Value>) -> Result<String> {
     let m4 = &results["m4"];
     let nodes = m4["nodes"].as_array().context("there are no nodes")?;
-    let total = nodes.iter().map(|node| number(&node["instructions"])).sum::<Result<f64>>()?;
+    let total = instructions(m4, None)?;
     let mut section = format!(
         "## Microcontrollers\n\n\
          Written by `cargo xtask bench-devices --update`, which needs QEMU and a standard library for each target. All numbers are\n\

@@ -53,6 +53,7 @@ fn root(covariance: &DMatrix<f64>) -> DMatrix<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::tests::random;
 
     fn close(a: f64, b: f64, tolerance: f64) {
         assert!((a - b).abs() <= tolerance, "{a} is not {b}");
@@ -96,13 +97,6 @@ mod tests {
 
     #[test]
     fn random_features_have_their_known_distance() {
-        let random = |n: usize, mut state: u64| {
-            let mut next = || {
-                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                (state >> 11) as f64 / (1u64 << 53) as f64
-            };
-            (0..n).map(|_| next()).collect::<Vec<f64>>()
-        };
         let real = random(200 * 6, 1);
         close(real[0], 0.42320917, 5e-9);
         let made: Vec<f64> = random(150 * 6, 2).iter().map(|x| x * 0.6 + 0.35).collect();

@@ -70,14 +70,7 @@ fn squared(a: &[f32], b: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn random(n: usize, mut state: u64) -> Vec<f64> {
-        let mut next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 11) as f64 / (1u64 << 53) as f64
-        };
-        (0..n).map(|_| next()).collect()
-    }
+    use crate::metrics::tests::random;
 
     #[test]
     fn random_features_have_their_known_numbers() {
