@@ -35,6 +35,7 @@ use crate::fuse::fuse;
 use crate::method::choose;
 use crate::network::Network;
 use crate::onnx::OnnxError;
+use crate::order::projections_before_doubling;
 use crate::report::{Report, precision};
 use crate::verify::{VerifyError, verify};
 
@@ -105,7 +106,8 @@ pub fn draft(checkpoint: &Checkpoint, options: &Options) -> Result<Vec<u8>, Expo
 
 /// The network that a file has.
 fn lower(trained: &Network, options: &Options) -> Result<Network, ExportError> {
-    let fused = fuse(fold(trained, &schedules(&options.steps).concat())?)?;
+    let folded = fold(trained, &schedules(&options.steps).concat())?;
+    let fused = fuse(projections_before_doubling(folded)?)?;
     Ok(Network { graph: choose(fused.graph, options.winograd)?, ..fused })
 }
 

@@ -31,6 +31,7 @@ use traflow_graph::op::{Op, Shape};
 use crate::fold::fold;
 use crate::fuse::fuse_constants;
 use crate::network::Network;
+use crate::order::projections_before_doubling;
 use crate::reference::generate;
 use crate::verify::{FOLDING_LIMIT, VerifyError, difference};
 use crate::{ExportError, provenance, schedules};
@@ -91,7 +92,7 @@ pub fn export(checkpoint: &Checkpoint, steps: u32) -> Result<Exported, ExportErr
     }
     let schedule = schedules(&[steps]).concat();
     let trained = Network::of(checkpoint)?;
-    let folded = fuse_constants(fold(&trained, &schedule)?)?;
+    let folded = fuse_constants(projections_before_doubling(fold(&trained, &schedule)?)?)?;
     let shape = checkpoint.unet.image();
 
     let mut noise = vec![0.0; shape.elements()];
