@@ -17,7 +17,7 @@ use crate::calibrate::{Observer, Statistics, calibrate};
 use crate::fold::fold;
 use crate::fuse::fuse;
 use crate::network::Network;
-use crate::order::projections_first;
+use crate::order::{projections_before_doubling, projections_first};
 use crate::quality::{self, NodeQuality, Psnr};
 use crate::quantise::{Source, formats, named, quantise, trained_formats, unseen_formats, widths};
 use crate::{ExportError, aligned, integer, made, provenance, schedules};
@@ -133,7 +133,8 @@ pub fn export(checkpoint: &Checkpoint, options: &Options) -> Result<Exported, Ex
 /// The network that a file of integers has.
 fn lower(checkpoint: &Checkpoint, schedules: &[Vec<Moment>]) -> Result<Network, ExportError> {
     let trained = Network::of(checkpoint)?;
-    let network = fuse(projections_first(fold(&trained, &schedules.concat())?)?)?;
+    let folded = projections_before_doubling(fold(&trained, &schedules.concat())?)?;
+    let network = fuse(projections_first(folded)?)?;
     for (index, node) in network.graph.nodes().iter().enumerate() {
         let of_moments = network.parameters[index].weight.len() > network.graph.parameters(node).weights();
         let unknown = matches!(

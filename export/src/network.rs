@@ -13,9 +13,9 @@ pub struct Network {
     pub graph: Graph,
     /// The parameters, one entry a node.
     pub parameters: Vec<Parameters>,
-    /// For each node the one of the trained network whose value it computes: a convolution that took a sum is named as it
+    /// For each node those of the trained network whose numbers it computes: a convolution that took a sum is named as it
     /// was, and its value is the sum.
-    pub values: Vec<String>,
+    pub values: Vec<Vec<String>>,
 }
 
 /// Parameters of one node; empty where it has none.
@@ -57,7 +57,7 @@ impl Network {
 
     /// A network as it was trained.
     pub fn trained(graph: Graph, parameters: Vec<Parameters>) -> Self {
-        let values = graph.nodes().iter().map(|node| node.name.clone()).collect();
+        let values = graph.nodes().iter().map(|node| vec![node.name.clone()]).collect();
         Self { graph, parameters, values }
     }
 
@@ -68,7 +68,7 @@ impl Network {
     pub fn new(
         nodes: Vec<Node>,
         mut parameters: Vec<Parameters>,
-        mut values: Vec<String>,
+        mut values: Vec<Vec<String>>,
     ) -> Result<Self, GraphError> {
         let mut needed = vec![false; nodes.len()];
         if let Some(output) = needed.last_mut() {

@@ -1,6 +1,6 @@
 //! Orders of the nodes that take less time, or less memory.
 
-use std::mem::swap;
+use std::mem::{replace, swap};
 
 use traflow_graph::graph::{GraphError, Value};
 use traflow_graph::op::Op;
@@ -24,11 +24,13 @@ pub fn projections_before_doubling(network: Network) -> Result<Network, GraphErr
         let readers = nodes.iter().filter(|node| node.inputs.contains(&x)).count();
         if matches!(nodes[x.index()].op, Op::Upsample) && readers == 1 {
             let (before, from) = nodes.split_at_mut(index);
-            let (doubling, projection) = (&mut before[x.index()], &mut from[0]);
-            swap(doubling, projection);
-            swap(&mut doubling.inputs, &mut projection.inputs);
+            swap(&mut before[x.index()], &mut from[0]);
+            swap(&mut before[x.index()].inputs, &mut from[0].inputs);
             parameters.swap(x.index(), index);
-            values[x.index()] = values[index].clone();
+            // A value has the numbers of the same value doubled.
+            let projected = values[index].clone();
+            let doubled = replace(&mut values[x.index()], projected);
+            values[before[x.index()].inputs[0].index()].extend(doubled);
         }
     }
     Network::new(nodes, parameters, values)
@@ -101,6 +103,7 @@ mod tests {
             of.graph.nodes()[index].op.macs(&of.graph.input_shapes(&of.graph.nodes()[index]))
         };
         assert_eq!(4 * macs(1, &after), macs(2, &before));
+        assert_eq!(after.values[..3], [vec!["image", "up"], vec!["skip"], vec!["skip"]]);
 
         let image = [1.0, -2.0, 0.5, 3.0].repeat(6);
         let moment = traflow_graph::model::Moment { t: 1.0, s: 0.0 };

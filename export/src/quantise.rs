@@ -54,9 +54,9 @@ pub fn unseen_formats(network: &Network, wide: &[bool]) -> Vec<Format> {
 
 /// The formats of all values as a network was trained for them; `None` where they are of another network.
 pub fn trained_formats(network: &Network, trained: &Formats) -> Option<Vec<Format>> {
-    let of_value = |(index, name): (usize, &String)| match network.graph.nodes()[index].op {
+    let of_value = |(index, names): (usize, &Vec<String>)| match network.graph.nodes()[index].op {
         Op::Constant { .. } => Some(constant(network, index)),
-        _ => trained.0.get(name).cloned(),
+        _ => names.first().and_then(|name| trained.0.get(name).cloned()),
     };
     let expected: Vec<Format> = network.values.iter().enumerate().map(of_value).collect::<Option<_>>()?;
     let wide: Vec<bool> = expected.iter().map(|format| format.wide).collect();
@@ -73,7 +73,9 @@ pub fn trained_formats(network: &Network, trained: &Formats) -> Option<Vec<Forma
 pub fn named(network: &Network, formats: &[Format]) -> Formats {
     let nodes = network.graph.nodes().iter().zip(&network.values).zip(formats);
     let nodes = nodes.filter(|((node, _), _)| !matches!(node.op, Op::Constant { .. }));
-    Formats(nodes.map(|((_, name), format)| (name.clone(), format.clone())).collect())
+    let of_names =
+        nodes.flat_map(|((_, names), format)| names.iter().map(|name| (name.clone(), format.clone())));
+    Formats(of_names.collect())
 }
 
 /// A scale that has to be chosen.
