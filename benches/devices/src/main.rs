@@ -32,9 +32,12 @@ extern "C" fn main() -> ! {
             for residual in [None, Some(false), Some(true)] {
                 for (channels, outs) in [(12, 21), (1, 1), (3, 8), (8, 3), (20, 16), (6, 24)] {
                     let case = Case { kernel, wide, residual, channels, outs, ..odd };
-                    bench.check(case);
+                    for fewer in [0, 4, 5, 7, 15] {
+                        bench.check(Case { fewer, ..case });
+                    }
                     if channels > 4 && channels % 4 == 0 {
                         bench.check(Case { split: 4, ..case });
+                        bench.check(Case { split: 4, fewer: 7, ..case });
                         bench.check(Case { split: 4, size: [4, 18], ..case });
                     }
                 }
@@ -84,6 +87,8 @@ struct Case {
     wide: [bool; 2],
     /// Whether there is a residual, and whether it is apart from the output.
     residual: Option<bool>,
+    /// So many places fewer are shifted by.
+    fewer: u32,
     extreme: bool,
 }
 
@@ -164,8 +169,9 @@ impl Bench<'_> {
         let terms = kernel * kernel * usize::from(channels);
         let largest = (1i32 << 27) / (1 + terms as i32) >> if wide_x { 6 } else { 0 };
         for out in 0..outs {
-            bias[out] = wide((out as i64 - 2) << 34);
-            (factors[out], second[out]) = (largest - out as i32 * 3, out as i32 - largest / 2);
+            bias[out] = wide((out as i64 - 2) << 34 >> case.fewer);
+            let [first, other] = [largest - out as i32 * 3, out as i32 - largest / 2];
+            (factors[out], second[out]) = (first >> case.fewer, other >> case.fewer);
         }
         let zero = if case.extreme { -128 } else { -7 };
         let zeros = if wide_x { [0; 2] } else { [zero, if split > 0 { 127 } else { 0 }] };
@@ -178,8 +184,8 @@ impl Bench<'_> {
             zeros,
             factors: [factors, if split > 0 { second } else { &[] }],
             bias,
-            shift: 36,
-            residual: if case.residual.is_some() { -(1 << 26) } else { 0 },
+            shift: 36 - case.fewer,
+            residual: if case.residual.is_some() { -(1 << 26) >> case.fewer } else { 0 },
             r: (case.residual == Some(true)).then(|| values(r, wide_y)),
             scratch,
             y: values_mut(y, wide_y),
@@ -198,10 +204,10 @@ impl Bench<'_> {
     /// The same for a norm with SiLU.
     fn norm(&mut self, channels: usize, groups: usize, side: usize) {
         let memory = &mut &mut *self.memory;
-        let [x, y, expected] = [(); 3].map(|()| take(memory, channels * side * side));
+        let [x, y, expected] = [(); 3].map(|()| take(memory, 2 * channels * side * side));
         let (gain, bias) = (take(memory, 4 * channels), take(memory, 8 * channels));
         let (table, epsilon) = (take(memory, 2 * TABLE), take(memory, 8 * groups));
-        let scratch = take(memory, 2 * 2 * 16 * channels);
+        let (scratch, second) = (take(memory, 16 * channels), take(memory, 16 * channels));
         fill(x, 6, false);
         // Normal numbers, as a norm meets them; and a piece of them at the ends.
         for (index, x) in x.iter_mut().enumerate().skip(8) {
@@ -219,23 +225,33 @@ impl Bench<'_> {
             bias[channel] = wide((10 << 28) + channel as i64);
         }
         cast_slice_mut::<_, Wide>(epsilon).fill(wide(90));
-        for (in_place, scratch) in [false, true].into_iter().zip(scratch.chunks_mut(2 * 16 * channels)) {
-            let (scratch, second) = scratch.split_at_mut(16 * channels);
+        for (wide_x, wide_y, in_place) in [
+            (false, false, false),
+            (false, false, true),
+            (false, true, false),
+            (true, false, false),
+            (true, true, false),
+            (true, true, true),
+        ] {
+            let [bytes_x, bytes_y] = [wide_x, wide_y].map(|wide| (channels * side * side) << u32::from(wide));
+            let (x, y, expected) = (&x[..bytes_x], &mut y[..bytes_y], &mut expected[..bytes_y]);
             let norm = |scratch, y| GroupNorm {
-                x: (!in_place).then(|| values(x, false)),
+                x: (!in_place).then(|| values(x, wide_x)),
                 gain_shift: 16,
                 epsilon: cast_slice(epsilon),
                 gain,
                 bias,
                 table,
                 scratch: cast_slice_mut(scratch),
-                y: values_mut(y, false),
+                y: values_mut(y, wide_y),
             };
-            y.copy_from_slice(x);
-            expected.copy_from_slice(x);
-            norm(second, expected).reference();
+            if in_place {
+                y.copy_from_slice(x);
+                expected.copy_from_slice(x);
+            }
+            norm(&mut *second, expected).reference();
             let cpu = Cpu::new(Isa::SCALAR);
-            let run = norm(scratch, y);
+            let run = norm(&mut *scratch, y);
             let instructions = self.counter.count(|| run.run(&cpu));
             if y != expected {
                 print_line!(
@@ -243,7 +259,7 @@ impl Bench<'_> {
                 );
                 self.failed = true;
             }
-            if in_place && channels > 6 && groups > 1 {
+            if in_place && !wide_x && channels > 6 && groups > 1 {
                 print_line!(
                     "kernel\tnorm + SiLU, {side}×{side}, {channels}\telement\t{}\t{instructions}",
                     side * side * channels

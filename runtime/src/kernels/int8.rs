@@ -71,6 +71,22 @@ impl Values<'_> {
         }
     }
 
+    /// Elements from this one on, each so many after the one before. Where none is left, what was there stays.
+    #[inline(never)]
+    fn read(&self, first: usize, step: usize, to: &mut [i32]) {
+        fn read<X: Number>(x: &[X], mut index: usize, step: usize, to: &mut [i32]) {
+            for to in to {
+                let Some(&x) = x.get(index) else { return };
+                *to = x.into();
+                index += step;
+            }
+        }
+        match self {
+            Self::Narrow(x) => read(x, first, step, to),
+            Self::Wide(x) => read(x, first, step, to),
+        }
+    }
+
     /// Some of the elements.
     fn slice(&self, range: Range<usize>) -> Self {
         match self {
@@ -90,7 +106,9 @@ impl Values<'_> {
 }
 
 /// A number of 8 or of 16 bits.
-trait Number: bytemuck::Pod {
+trait Number: bytemuck::Pod + Into<i32> {
+    /// The nearest number.
+    fn nearest(number: i32) -> Self;
     /// Widened.
     fn load<S: Lanes>(s: S, x: &[Self; LANES]) -> S::V;
     /// The nearest numbers.
@@ -98,6 +116,11 @@ trait Number: bytemuck::Pod {
 }
 
 impl Number for i8 {
+    #[inline(always)]
+    fn nearest(number: i32) -> Self {
+        number.clamp(Self::MIN.into(), Self::MAX.into()) as Self
+    }
+
     #[inline(always)]
     fn load<S: Lanes>(s: S, x: &[Self; LANES]) -> S::V {
         s.load8(x)
@@ -110,6 +133,11 @@ impl Number for i8 {
 }
 
 impl Number for i16 {
+    #[inline(always)]
+    fn nearest(number: i32) -> Self {
+        number.clamp(Self::MIN.into(), Self::MAX.into()) as Self
+    }
+
     #[inline(always)]
     fn load<S: Lanes>(s: S, x: &[Self; LANES]) -> S::V {
         s.load16(x)
@@ -224,16 +252,32 @@ impl<'a> ValuesMut<'a> {
 
     /// Sets one element to the nearest number that it holds.
     #[inline]
-    pub fn set(&mut self, index: usize, number: i64) {
+    pub fn set(&mut self, index: usize, number: i32) {
         match self {
             Self::Narrow(y) => {
                 let Some(y) = y.get_mut(index) else { return };
-                *y = number.clamp(i8::MIN.into(), i8::MAX.into()) as i8;
+                *y = Number::nearest(number);
             }
             Self::Wide(y) => {
                 let Some(y) = y.get_mut(index) else { return };
-                *y = number.clamp(i16::MIN.into(), i16::MAX.into()) as i16;
+                *y = Number::nearest(number);
             }
+        }
+    }
+
+    /// Sets elements from this one on, each so many after the one before, to the nearest numbers that they hold.
+    #[inline(never)]
+    fn write(&mut self, first: usize, step: usize, from: &[i32]) {
+        fn write<Y: Number>(y: &mut [Y], mut index: usize, step: usize, from: &[i32]) {
+            for &number in from {
+                let Some(y) = y.get_mut(index) else { return };
+                *y = Y::nearest(number);
+                index += step;
+            }
+        }
+        match self {
+            Self::Narrow(y) => write(y, first, step, from),
+            Self::Wide(y) => write(y, first, step, from),
         }
     }
 
@@ -246,13 +290,33 @@ impl<'a> ValuesMut<'a> {
         }
     }
 
-    /// Sets each element to a function of its place and of the element of `x` there, or of its own where there is no x.
-    fn map(&mut self, x: Option<Values<'_>>, f: impl Fn(usize, i32) -> i64) {
-        for index in 0..self.len() {
-            let q = x.map_or_else(|| self.get(index), |x| x.get(index));
-            self.set(index, f(index, q));
+    /// Sets so many elements, from this one on and each so many after the one before, to what `f` makes of the elements of `x`
+    /// there, or of their own where there is no x. It is given the place of the first of those that it computes together.
+    #[inline(never)]
+    fn map(
+        &mut self,
+        x: Option<Values<'_>>,
+        [first, step, count]: [usize; 3],
+        f: &dyn Fn(usize, &mut [i32]),
+    ) {
+        for start in (0..count).step_by(BLOCK) {
+            let place = first + start * step;
+            let numbers = &mut [0; BLOCK];
+            let Some(numbers) = numbers.get_mut(..BLOCK.min(count - start)) else { return };
+            x.unwrap_or_else(|| self.values()).read(place, step, numbers);
+            f(place, numbers);
+            self.write(place, step, numbers);
         }
     }
+}
+
+/// Elements that are computed together where there are no vectors, so that how wide they are is asked once.
+const BLOCK: usize = 16;
+
+/// The lower half of a sum that has been shifted: all of it, in a file that was checked.
+#[inline(always)]
+fn shifted(sum: i64, shift: u32) -> i32 {
+    (sum >> shift) as i32
 }
 
 /// Copies as many elements as both have.

@@ -8,7 +8,7 @@ use core::array::from_fn;
 use core::marker::PhantomData;
 use core::ptr::null;
 
-use crate::kernels::int8::Values;
+use crate::kernels::int8::{Values, ValuesMut};
 use bytemuck::Pod;
 use traflow_graph::quant::{PANEL, QUAD, TABLE, Wide};
 
@@ -107,9 +107,9 @@ pub(crate) trait Dot: Copy {
     /// computed too.
     fn block(self, window: &Window<'_, Self::X>, tile: Tile, weights: &[i8], sums: &mut Sums);
 
-    /// Rescales the sums of a block to 8 bits; false where these instructions do not serve, and nothing was done.
+    /// Rescales the sums of a block, from this output on; false where these instructions do not serve, and nothing was done.
     #[inline(always)]
-    fn rescale(self, _end: &End<'_>, _sums: &[Sums], _y: &mut [i8]) -> bool {
+    fn rescale(self, _end: &End<'_>, _sums: &[Sums], _y: &mut ValuesMut<'_>, _first: usize) -> bool {
         false
     }
 

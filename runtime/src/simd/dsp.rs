@@ -8,7 +8,7 @@ use core::arch::{asm, naked_asm};
 use traflow_graph::quant::{QUAD, Wide};
 
 use super::dot::{Channel, Dot, End, PIXELS, Pixels, Points, Quads, Sums, Tile, Window, Winograd};
-use crate::kernels::int8::Values;
+use crate::kernels::int8::{Values, ValuesMut};
 
 // The assembler of naked functions does not know the processor that the compiler was told of.
 #[cfg(mve)]
@@ -60,23 +60,37 @@ impl Dot for Dsp {
         [quad[0], quad[2], quad[1], quad[3]]
     }
 
-    fn rescale(self, end: &End<'_>, sums: &[Sums], y: &mut [i8]) -> bool {
-        let work = match (end.second.is_empty(), end.residual, end.r) {
-            (true, 0, _) => rescale::<false, false>,
-            (false, 0, _) => rescale::<true, false>,
-            (true, _, None | Some(Values::Narrow(_))) => rescale::<false, true>,
+    fn rescale(self, end: &End<'_>, sums: &[Sums], y: &mut ValuesMut<'_>, first: usize) -> bool {
+        let (y, len, wide): (*mut u8, _, _) = match y {
+            ValuesMut::Narrow(y) => {
+                let y = y.get_mut(first..).unwrap_or_default();
+                (y.as_mut_ptr().cast(), y.len(), false)
+            }
+            ValuesMut::Wide(y) => {
+                let y = y.get_mut(first..).unwrap_or_default();
+                (y.as_mut_ptr().cast(), y.len(), true)
+            }
+        };
+        let r = match end.r {
+            None => y.cast_const(),
+            Some(Values::Narrow(r)) if !wide => r.as_ptr().cast(),
+            Some(Values::Wide(r)) if wide => r.as_ptr().cast(),
+            Some(_) => return false,
+        };
+        let work = match (end.second.is_empty(), end.residual != 0, wide) {
+            (true, false, false) => rescale::<false, false, false>,
+            (false, false, false) => rescale::<true, false, false>,
+            (true, true, false) => rescale::<false, true, false>,
+            // Without a residual its factor is zero.
+            (true, _, true) => rescale::<false, true, true>,
             _ => return false,
         };
-        if !end.fits(sums.len(), y.len()) || end.shift < 32 {
+        if !end.fits(sums.len(), len) {
             return false;
         }
         let outs = end.bias.len();
-        let r = match end.r {
-            Some(Values::Narrow(r)) => r.as_ptr(),
-            _ => y.as_ptr(),
-        };
         let mut job = Job {
-            y: y.as_mut_ptr(),
+            y,
             sums: sums.as_ptr(),
             bias: end.bias.as_ptr(),
             factors: end.factors.as_ptr(),
@@ -176,7 +190,8 @@ impl Dot for Dsp {
             // Pieces are counted from the middle.
             table: channel.table.split_at(128).1.as_ptr(),
         };
-        let work = if fits { silu::<false> } else { silu::<true> };
+        // Small code has the one that is always right, which takes an instruction more.
+        let work = if fits && cfg!(winograd) { silu::<false> } else { silu::<true> };
         // SAFETY: the first element of every stride is inside the slice, and so are both ends of all 256 pieces.
         unsafe { work(&job) };
         true
@@ -702,13 +717,13 @@ unsafe extern "C" fn products<const STEP: usize>(
 /// What `rescale` reads and writes.
 #[repr(C)]
 struct Job {
-    y: *mut i8,
+    y: *mut u8,
     sums: *const Sums,
     bias: *const Wide,
     factors: *const i32,
     second: *const i32,
     residual: i32,
-    r: *const i8,
+    r: *const u8,
     shift: u32,
     outs: usize,
     pixels: usize,
@@ -716,12 +731,32 @@ struct Job {
     others: usize,
 }
 
-/// Rescales sums to 8 bits, with or without those of a second part, and a residual.
+/// Rescales sums to 8 or to 16 bits, with or without those of a second part, or a residual of as many bits.
 #[unsafe(naked)]
-unsafe extern "C" fn rescale<const SECOND: bool, const RESIDUAL: bool>(job: &mut Job) {
-    macro_rules! one {
+unsafe extern "C" fn rescale<const SECOND: bool, const RESIDUAL: bool, const WIDE: bool>(job: &mut Job) {
+    // The upper half of a sum, shifted: by as much as r7 says.
+    macro_rules! upper {
         () => {
             "
+            asr r5, r5, r7
+            "
+        };
+    }
+    // What is left of a sum that is shifted by r7, less than 32 places.
+    macro_rules! both {
+        () => {
+            "
+            rsb r9, r7, #32
+            lsr r4, r4, r7
+            lsl r5, r5, r9
+            orr r5, r5, r4
+            "
+        };
+    }
+    macro_rules! one {
+        ($shift:expr) => {
+            concat!(
+                "
             ldrd r4, r5, [r2], #8
             ldr r9, [r3], #4
             .if {SECOND}
@@ -730,18 +765,30 @@ unsafe extern "C" fn rescale<const SECOND: bool, const RESIDUAL: bool>(job: &mut
             smlal r4, r5, r8, r10
             .endif
             .if {RESIDUAL}
+            .if {WIDE}
+            ldrsh r8, [r11], #2
+            .else
             ldrsb r8, [r11], #1
+            .endif
             smlal r4, r5, r8, r10
             .endif
             ldr r8, [r1], #4
             smlal r4, r5, r8, r9
-            asr r5, r5, r7
+            ",
+                $shift,
+                "
+            .if {WIDE}
+            ssat r5, #16, r5
+            strh r5, [r0], #2
+            .else
             ssat r5, #8, r5
             strb r5, [r0], #1
+            .endif
             "
+            )
         };
     }
-    // The same four times; where nothing else is read, with the sums loaded together.
+    // The upper half alone, with the sums of four loaded together.
     macro_rules! plain {
         ($sum:literal) => {
             concat!(
@@ -758,65 +805,60 @@ unsafe extern "C" fn rescale<const SECOND: bool, const RESIDUAL: bool>(job: &mut
             )
         };
     }
-    macro_rules! four {
-        () => {
-            concat!(
-                ".if {SECOND} + {RESIDUAL}",
-                one!(),
-                one!(),
-                one!(),
-                one!(),
-                ".else
-            ldm r1!, {{r6, r8, r10, r11}}
-            ",
-                plain!("r6"),
-                plain!("r8"),
-                plain!("r10"),
-                plain!("r11"),
-                "
-            .endif
-            "
-            )
-        };
-    }
     naked_asm!(
         cpu!(),
         "push {{r4, r5, r6, r7, r8, r9, r10, r11, r12, lr}}",
         "mov lr, r0",
         "ldrd r10, r11, [lr, #20]",
-        "ldr r7, [lr, #28]",
-        "sub r7, r7, #32",
         "ldrd r0, r1, [lr]",
         // A pixel.
         "2: ldrd r2, r3, [lr, #8]",
         "ldr r6, [lr, #16]",
-        "ldr r12, [lr, #32]",
-        "push {{r12}}",
+        "ldrd r7, r12, [lr, #28]",
+        "cmp r7, #32",
+        "blo 7f",
+        "sub r7, r7, #32",
+        ".if {UNROLLED}",
         "subs r12, #4",
         "blo 4f",
-        "3:",
-        four!(),
+        "3: ldm r1!, {{r6, r8, r10, r11}}",
+        plain!("r6"),
+        plain!("r8"),
+        plain!("r10"),
+        plain!("r11"),
         "subs r12, #4",
         "bhs 3b",
         "4: adds r12, #4",
         "beq 6f",
+        ".endif",
         "5:",
-        one!(),
+        one!(upper!()),
         "subs r12, #1",
         "bne 5b",
-        "6: pop {{r12}}",
+        "b 6f",
+        "7:",
+        one!(both!()),
+        "subs r12, #1",
+        "bne 7b",
+        "6: ldrd r12, r9, [lr, #32]",
         "ldr r8, [lr, #40]",
+        ".if {WIDE}",
+        "add r0, r0, r8, lsl #1",
+        "add r11, r11, r8, lsl #1",
+        ".else",
         "add r0, r0, r8",
         "add r11, r11, r8",
+        ".endif",
         "add r1, r1, #64",
         "sub r1, r1, r12, lsl #2",
-        "ldr r8, [lr, #36]",
-        "subs r8, #1",
-        "str r8, [lr, #36]",
+        "subs r9, #1",
+        "str r9, [lr, #36]",
         "bne 2b",
         "pop {{r4, r5, r6, r7, r8, r9, r10, r11, r12, pc}}",
         SECOND = const SECOND as u8,
         RESIDUAL = const RESIDUAL as u8,
+        UNROLLED = const !(SECOND || RESIDUAL) as u8,
+        WIDE = const WIDE as u8,
         NEXT = const size_of::<Sums>(),
     )
 }

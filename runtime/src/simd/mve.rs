@@ -8,6 +8,7 @@ use traflow_graph::quant::QUAD;
 
 use super::dot::{Dot, End, Sums, Tile, Window};
 use super::dsp::Dsp;
+use crate::kernels::int8::ValuesMut;
 
 /// A processor that has the extension, for inputs of 8 bits. Their rows stay as they are.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +30,8 @@ impl Dot for Mve {
         quad.map(|x| x as i8)
     }
 
-    fn rescale(self, end: &End<'_>, sums: &[Sums], y: &mut [i8]) -> bool {
-        Dsp.rescale(end, sums, y)
+    fn rescale(self, end: &End<'_>, sums: &[Sums], y: &mut ValuesMut<'_>, first: usize) -> bool {
+        Dsp.rescale(end, sums, y, first)
     }
 
     fn block(self, window: &Window<'_, i8>, tile: Tile, weights: &[i8], sums: &mut Sums) {

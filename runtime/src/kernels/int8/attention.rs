@@ -1,6 +1,6 @@
 use traflow_graph::quant::{NEAR, QUAD, QUERIES, TABLE};
 
-use super::{ValuesMut, array, scale};
+use super::{ValuesMut, array, scale, shifted};
 use crate::cpu::Cpu;
 use crate::simd::{IntegerKernel, LANES, Lanes, Row, begin, dots};
 
@@ -106,7 +106,7 @@ impl Attention<'_> {
                     let sum: i64 = products.map(|(j, &w)| i64::from(w) * i64::from(value(j))).sum();
                     // The mean in units of 2⁻²³; the sum is below 128 · total.
                     let mean = scale(scale(sum, bits - 23) * reciprocal, 30);
-                    let y = (mean * i64::from(self.factor) + self.bias) >> self.shift;
+                    let y = shifted(mean * i64::from(self.factor) + self.bias, self.shift);
                     self.y.set(pixel * channels + first + channel, y);
                 }
             }

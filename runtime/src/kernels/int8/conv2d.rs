@@ -110,7 +110,8 @@ impl<'a> Conv2d<'a> {
                     let r = self.r.map_or_else(|| self.y.get(index), |r| r.get(index));
                     sum += i128::from(r) * i128::from(self.residual);
                 }
-                self.y.set(index, (sum >> self.shift) as i64);
+                let ends = [i32::MIN, i32::MAX].map(i128::from);
+                self.y.set(index, (sum >> self.shift).clamp(ends[0], ends[1]) as i32);
             }
         }
     }

@@ -1,18 +1,20 @@
+use core::num::NonZeroUsize;
+
 use traflow_graph::noise::{BLOCKS, FRACTION_BITS, Mix};
 use traflow_graph::quant::{AFFINE_BITS, IMAGE_BITS, TABLE};
 
-use super::group_norm::Affine;
-use super::{Values, ValuesMut, copy, load};
+use super::group_norm::{Affine, BIAS};
+use super::{Number, Values, ValuesMut, copy, load, shifted};
 use crate::cpu::Cpu;
 use crate::simd::{IntegerKernel, LANES, Lanes};
 
 /// SiLU of a number in units of 2⁻¹⁶ that the table's first entry is at 0 of, as 256 straight pieces. `shift` is 15
 /// where the output has 8 bits, and 8 where it has 16.
 #[inline]
-pub(super) fn silu(table: &[i16; TABLE], sum: i64, shift: u32) -> i64 {
-    let p = (sum >> AFFINE_BITS).clamp(0, 0xffff) as usize;
-    let (piece, part) = (p >> 8, (p & 0xff) as i64);
-    let sum = i64::from(table[piece]) * (256 - part) + i64::from(table[piece + 1]) * part;
+pub(super) fn silu(table: &[i16; TABLE], number: i32, shift: u32) -> i32 {
+    let p = number.clamp(0, 0xffff) as usize;
+    let (piece, part) = (p >> 8, (p & 0xff) as i32);
+    let sum = i32::from(table[piece]) * (256 - part) + i32::from(table[piece + 1]) * part;
     (sum + (1 << (shift - 1))) >> shift
 }
 
@@ -52,8 +54,11 @@ impl<'a> Silu<'a> {
     /// For processors with nothing but general registers.
     fn words(mut self) {
         let (Some(table), shift) = (self.table.first_chunk(), silu_shift(&self.y)) else { return };
-        let affine = |q| i64::from(q) * i64::from(self.factor) + self.bias;
-        self.y.map(self.x, |_, q| silu(table, affine(q), shift));
+        let bias = self.bias.clamp(-BIAS, BIAS);
+        let affine = |q| shifted(i64::from(q) * i64::from(self.factor) + bias, AFFINE_BITS);
+        self.y.map(self.x, [0, 1, self.y.len()], &|_, numbers| {
+            numbers.iter_mut().for_each(|number| *number = silu(table, affine(*number), shift));
+        });
     }
 }
 
@@ -97,10 +102,12 @@ impl<'a> Add<'a> {
     fn words(mut self) {
         let [a_factor, b_factor] = self.factors.map(i64::from);
         // A vector is repeated for every pixel.
-        let period = self.b.len().max(1);
-        self.y.map(self.a, |index, a| {
-            let b = i64::from(self.b.get(index % period));
-            (i64::from(a) * a_factor + b * b_factor + self.bias) >> self.shift
+        let Some(period) = NonZeroUsize::new(self.b.len()) else { return };
+        self.y.map(self.a, [0, 1, self.y.len()], &|first, numbers| {
+            for (number, index) in numbers.iter_mut().zip(first..) {
+                let b = i64::from(self.b.get(index % period));
+                *number = shifted(i64::from(*number) * a_factor + b * b_factor + self.bias, self.shift);
+            }
         });
     }
 }
@@ -173,8 +180,8 @@ impl Step<'_> {
     fn words(mut self) {
         for index in 0..self.x.len() {
             let product = i64::from(self.u.get(index)) * i64::from(self.factor);
-            let step = (product + (1 << (self.shift - 1))) >> self.shift;
-            self.x.set(index, i64::from(self.x.get(index)) + step);
+            let step = shifted(product + (1 << (self.shift - 1)), self.shift);
+            self.x.set(index, self.x.get(index).saturating_add(step));
         }
     }
 }
@@ -220,15 +227,32 @@ impl<'a> Concat<'a> {
         let channels = self.y.len() / pixels;
         let mut first = 0;
         for ((x, factor), bias) in [self.a, self.b].into_iter().zip(self.factors).zip(self.biases) {
-            let of_x = x.len() / pixels;
-            for pixel in 0..pixels {
-                for channel in 0..of_x {
-                    let q = i64::from(x.get(pixel * of_x + channel));
-                    let sum = q * i64::from(factor) + bias;
-                    self.y.set(pixel * channels + first + channel, sum >> self.shift);
-                }
+            let of_x = (x.len() / pixels).max(1);
+            let affine = |q: i32| shifted(i64::from(q) * i64::from(factor) + bias, self.shift);
+            let places = [of_x, first, channels.max(1)];
+            match (x, &mut self.y) {
+                (Values::Narrow(x), ValuesMut::Narrow(y)) => rescale(x, y, places, affine),
+                (Values::Narrow(x), ValuesMut::Wide(y)) => rescale(x, y, places, affine),
+                (Values::Wide(x), ValuesMut::Narrow(y)) => rescale(x, y, places, affine),
+                (Values::Wide(x), ValuesMut::Wide(y)) => rescale(x, y, places, affine),
             }
             first += of_x;
+        }
+    }
+}
+
+/// Rescales pixels of so many channels, into pixels of more, from one of theirs on.
+fn rescale<X: Number, Y: Number>(
+    x: &[X],
+    y: &mut [Y],
+    [of_x, first, of_y]: [usize; 3],
+    affine: impl Fn(i32) -> i32,
+) {
+    let mut pixels = y.chunks_exact_mut(of_y);
+    for x in x.chunks_exact(of_x) {
+        let Some(y) = pixels.next() else { return };
+        for (&x, y) in x.iter().zip(y.get_mut(first..).unwrap_or_default()) {
+            *y = Y::nearest(affine(x.into()));
         }
     }
 }
@@ -277,7 +301,7 @@ impl<'a> Downsample<'a> {
                 let at = |offset: usize| self.x.get(corner + channel + offset);
                 let sum = at(0) + at(channels) + at(wide) + at(wide + channels);
                 let sum = i64::from(sum) * i64::from(self.factor) + self.bias;
-                self.y.set(pixel * channels + channel, sum >> self.shift);
+                self.y.set(pixel * channels + channel, shifted(sum, self.shift));
             }
         }
     }

@@ -3,7 +3,7 @@ use core::ops::Range;
 use traflow_graph::quant::{AFFINE_BITS, FACTOR, QUAD, TABLE, Wide, long};
 
 use super::elementwise::{silu, silu_shift};
-use super::{Values, ValuesMut, copy, load, reciprocal, scale};
+use super::{Number, Values, ValuesMut, copy, load, reciprocal, scale, shifted};
 use crate::cpu::Cpu;
 use crate::simd::dot::{Channel, Dot};
 use crate::simd::{Device, IntegerKernel, LANES, Lanes};
@@ -42,6 +42,17 @@ impl Sums {
         self.count += 1;
         self.sum += i64::from(q);
         self.squares += u64::from((q * q) as u32);
+    }
+
+    /// The sums of a group.
+    fn of<X: Number>(x: &[X], first: usize, of_group: usize, channels: usize) -> Self {
+        let mut sums = Self::default();
+        for pixel in x.chunks_exact(channels.max(1)) {
+            for &q in pixel.get(first..first + of_group).unwrap_or_default() {
+                sums.add(q.into());
+            }
+        }
+        sums
     }
 
     /// The sums of a group of whole quads.
@@ -123,7 +134,7 @@ impl Normal {
         let factor = scale(self.product * i64::from(gain), i64::from(gain_shift) - self.exponent);
         let factor = factor.clamp(-FACTOR, FACTOR);
         let product = factor * self.mean;
-        [factor, bias - ((product >> 16) + (product >> 15 & 1))]
+        [factor, (bias - ((product >> 16) + (product >> 15 & 1))).clamp(-BIAS, BIAS)]
     }
 }
 
@@ -227,10 +238,9 @@ impl GroupNorm<'_> {
                 for index in indices(channel) {
                     let sum =
                         i64::from(self.x.map_or_else(|| self.y.get(index), |x| x.get(index))) * factor + bias;
-                    let y = match self.table.first_chunk() {
-                        None => sum >> AFFINE_BITS,
-                        Some(table) => silu(table, sum, shift),
-                    };
+                    let ends = [i32::MIN, i32::MAX].map(i64::from);
+                    let number = (sum >> AFFINE_BITS).clamp(ends[0], ends[1]) as i32;
+                    let y = self.table.first_chunk().map_or(number, |table| silu(table, number, shift));
                     self.y.set(index, y);
                 }
             }
@@ -249,14 +259,8 @@ impl GroupNorm<'_> {
                 Values::Narrow(x) if of_group.is_multiple_of(QUAD) => {
                     Sums::of_quads(x, first, of_group, channels)
                 }
-                x => {
-                    let mut sums = Sums::default();
-                    for pixel in 0..pixels {
-                        let indices = pixel * channels + first..pixel * channels + first + of_group;
-                        indices.for_each(|index| sums.add(x.get(index)));
-                    }
-                    sums
-                }
+                Values::Narrow(x) => Sums::of(x, first, of_group, channels),
+                Values::Wide(x) => Sums::of(x, first, of_group, channels),
             };
             let normal = sums.normal(long(epsilon));
             let of_channels = self.scratch.iter_mut().zip(self.gain.iter().zip(self.bias));
@@ -269,6 +273,17 @@ impl GroupNorm<'_> {
             copy(x, y);
             self.x = None;
         }
+        if let (Some(Values::Wide(x)), ValuesMut::Narrow(y), Some(table)) = (self.x, &mut self.y, table) {
+            let mut pixels = y.chunks_exact_mut(channels);
+            for x in x.chunks_exact(channels) {
+                let Some(y) = pixels.next() else { return };
+                for ((&q, y), &[factor, bias]) in x.iter().zip(y).zip(self.scratch.iter()) {
+                    let sum = i64::from(q) * i64::from(factor as i32) + bias;
+                    *y = i8::nearest(silu(table, shifted(sum, AFFINE_BITS), shift));
+                }
+            }
+            return;
+        }
         for (channel, &[factor, bias]) in self.scratch.iter().enumerate().take(channels) {
             if let (None, ValuesMut::Narrow(y), Some(table)) = (self.x, &mut self.y, table) {
                 let of_channel = Channel { factor, bias, table, stride: channels };
@@ -276,15 +291,13 @@ impl GroupNorm<'_> {
                     continue;
                 }
             }
-            for index in (channel..pixels * channels).step_by(channels) {
-                let q = self.x.map_or_else(|| self.y.get(index), |x| x.get(index));
-                let sum = i64::from(q) * factor + bias;
-                let y = match table {
-                    None => sum >> AFFINE_BITS,
-                    Some(table) => silu(table, sum, shift),
-                };
-                self.y.set(index, y);
-            }
+            let factor = factor as i32;
+            self.y.map(self.x, [channel, channels, pixels], &|_, numbers| {
+                for number in numbers {
+                    *number = shifted(i64::from(*number) * i64::from(factor) + bias, AFFINE_BITS);
+                    *number = table.map_or(*number, |table| silu(table, *number, shift));
+                }
+            });
         }
     }
 }

@@ -7,7 +7,7 @@ use core::num::NonZeroUsize;
 use traflow_graph::quant::{PANEL, QUAD, long};
 
 use super::conv2d::Conv2d;
-use super::{Values, ValuesMut};
+use super::{Values, shifted};
 use crate::simd::dot::{Dot, End, PIXELS, Sums, Tile, Window};
 
 /// Computes the convolution.
@@ -131,15 +131,13 @@ impl Conv2d<'_> {
             pixels,
             stride,
         };
-        if let ValuesMut::Narrow(y) = &mut self.y
-            && d.rescale(&end, sums, y.get_mut(first..).unwrap_or_default())
-        {
+        if d.rescale(&end, sums, &mut self.y, first) {
             return;
         }
         let Some(first_sums) = sums.first() else { return };
         let second_sums = sums.get(1).unwrap_or(first_sums);
-        for (pixel, sums) in first_sums.iter().zip(second_sums).enumerate().take(pixels) {
-            let of_out = sums.0.iter().zip(sums.1).zip(end.bias.iter().zip(end.factors));
+        for (pixel, (sums, second_sums)) in first_sums.iter().zip(second_sums).enumerate().take(pixels) {
+            let of_out = sums.iter().zip(second_sums).zip(end.bias.iter().zip(end.factors));
             for (out, ((&sum, &second), (&bias, &factor))) in of_out.enumerate() {
                 let mut sum = long(bias) + i64::from(sum) * i64::from(factor);
                 if let Some(&factor) = end.second.get(out) {
@@ -150,7 +148,7 @@ impl Conv2d<'_> {
                     let r = end.r.map_or_else(|| self.y.get(first + index), |r| r.get(index));
                     sum += i64::from(r) * i64::from(self.residual);
                 }
-                self.y.set(first + index, sum >> self.shift);
+                self.y.set(first + index, shifted(sum, self.shift));
             }
         }
     }
