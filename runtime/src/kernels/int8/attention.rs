@@ -100,14 +100,20 @@ impl Attention<'_> {
                     *score = weight as i32;
                 }
                 let (bits, reciprocal) = reciprocal(total);
-                for channel in 0..of_head {
-                    let value = |j: usize| at(2, j).get(channel).copied().unwrap_or(0);
-                    let products = scores.iter().enumerate();
-                    let sum: i64 = products.map(|(j, &w)| i64::from(w) * i64::from(value(j))).sum();
-                    // The mean in units of 2⁻²³; the sum is below 128 · total.
-                    let mean = scale(scale(sum, bits - 23) * reciprocal, 30);
-                    let y = shifted(mean * i64::from(self.factor) + self.bias, self.shift);
-                    self.y.set(pixel * channels + first + channel, y);
+                for channel in (0..of_head).step_by(LANES) {
+                    let mut sums = [0i64; LANES];
+                    for (j, &w) in scores.iter().enumerate() {
+                        for (sum, &value) in sums.iter_mut().zip(at(2, j).get(channel..).unwrap_or_default())
+                        {
+                            *sum += i64::from(w) * i64::from(value);
+                        }
+                    }
+                    for (index, sum) in sums.into_iter().enumerate().take(of_head - channel) {
+                        // The mean in units of 2⁻²³; the sum is below 128 · total.
+                        let mean = scale(scale(sum, bits - 23) * reciprocal, 30);
+                        let y = shifted(mean * i64::from(self.factor) + self.bias, self.shift);
+                        self.y.set(pixel * channels + first + channel + index, y);
+                    }
                 }
             }
         }
