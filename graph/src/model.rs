@@ -434,7 +434,8 @@ pub struct Model<'m> {
 }
 
 impl<'m> Model<'m> {
-    /// Checks the bytes of a model file. Time is linear in the bytes and quadratic in the nodes (a few milliseconds).
+    /// Checks the bytes of a model file. Time is linear in the bytes (a few milliseconds), and quadratic in the nodes: who reads
+    /// files of strangers may meet one with 4,096 of them.
     ///
     /// # Errors
     /// The first thing that breaks the format, with the node where it is.

@@ -1,4 +1,5 @@
-//! Sizes of Winograd's convolution, which planner and kernel have to agree on.
+//! Sizes of Winograd's convolution, which planner and kernel have to agree on, and so do the writer and the readers of a file:
+//! the memory plan in it has room for them.
 //!
 //! A 3×3 convolution of a square of `tile` × `tile` pixels is, after linear transforms of its input and of the kernel, a
 //! product element by element, and a transform of the result (Lavin & Gray, "Fast algorithms for convolutional neural

@@ -7,6 +7,7 @@ use traflow_graph::model::{Model, seal};
 use traflow_graph::noise::Noise;
 use traflow_graph::op::{Method, Op, Shape};
 use traflow_graph::plan::plan;
+use traflow_graph::winograd::Winograd;
 use traflow_graph::write::{ModelSource, NodeParameters, write};
 use traflow_runtime::{Cpu, Engine, EngineError, Isa};
 
@@ -43,6 +44,39 @@ fn graph() -> Graph {
     let h = g.push("last", last, &[h]);
     g.push("scaled", residual(2, 1), &[h, x]);
     g.finish().unwrap()
+}
+
+/// A network whose convolutions are Winograd's, wide and deep enough for each way in which threads share them, and for channels
+/// that are summed part by part.
+fn third_graph() -> Graph {
+    let mut g = Builder::new();
+    let conv = |out, method| Op::Conv2d { out, kernel: 3, bias: true, residual: None, method };
+    let x = g.image(Shape::new(3, 24, 16));
+    let h = g.conv2d("first", x, 20, 3);
+    let h = g.push("tiles", conv(24, Method::Winograd4), &[h]);
+    let h = g.group_norm("norm", h, 1e-5, true);
+    let h = g.push("more_tiles", conv(20, Method::Winograd2), &[h]);
+    let down = g.push("down", Op::Downsample, &[h]);
+    let down = g.push("half", Op::Downsample, &[down]);
+    let wide = g.conv2d("wide", down, 136, 1);
+    let wide = g.push("norm_wide", Op::GroupNorm { groups: 34, epsilon: 1e-5, silu: true }, &[wide]);
+    let deep = g.push("panels", conv(40, Method::Winograd4), &[wide]);
+    let deep = g.group_norm("norm_deep", deep, 1e-5, true);
+    let deep = g.push("more_panels", conv(20, Method::Winograd2), &[deep]);
+    let up = g.group_norm("norm_up", deep, 1e-5, true);
+    let up = g.push("up", Op::Upsample, &[up]);
+    let up = g.push("double", Op::Upsample, &[up]);
+    g.push("last", conv(3, Method::Winograd4), &[up]);
+    let graph = g.finish().unwrap();
+    for node in graph.nodes() {
+        if let Op::Conv2d { out, method, .. } = node.op
+            && method != Method::Direct
+        {
+            let input = graph.input_shapes(node)[0];
+            assert!(Winograd::new(method, input, out).is_some(), "{}", node.name);
+        }
+    }
+    graph
 }
 
 /// A small network with the other operations, with a class and a norm whose scale has a row for each moment.
@@ -218,8 +252,8 @@ fn velocity(
 #[test]
 fn the_engine_agrees_with_the_interpreter() {
     let schedules = schedules();
-    let classes = [&[None][..], &[None, Some(0), Some(2)]];
-    let graphs = [graph(), second_graph()].into_iter().zip(classes);
+    let classes = [&[None][..], &[None, Some(0), Some(2)], &[None]];
+    let graphs = [graph(), second_graph(), third_graph()].into_iter().zip(classes);
     for (dtype, (graph, classes)) in
         graphs.flat_map(|graph| [Dtype::F32, Dtype::F16].map(|d| (d, graph.clone())))
     {
@@ -253,7 +287,11 @@ fn the_engine_agrees_with_the_interpreter() {
 /// Every instruction set gives about the same picture, and any number of threads the same bits.
 #[test]
 fn instruction_sets_and_threads_agree() {
-    let bytes = file(Dtype::F16);
+    [graph(), third_graph()].iter().for_each(agree);
+}
+
+fn agree(graph: &Graph) {
+    let bytes = file_of(graph, Dtype::F16);
     let model = Model::new(bytemuck::cast_slice(&bytes)).unwrap();
     let run = |cpu| {
         let mut arena = vec![0xff; Engine::arena_bytes(&model)];
@@ -315,7 +353,8 @@ fn wrong_calls_say_what_is_right() {
 /// Files with one to three changed bytes, as someone would send them who also corrects the checksum.
 #[test]
 fn hostile_files_are_errors_or_run() {
-    let originals = [file(Dtype::F16), file_of(&second_graph(), Dtype::F16)];
+    let originals =
+        [file(Dtype::F16), file_of(&second_graph(), Dtype::F16), file_of(&third_graph(), Dtype::F16)];
     let size = |file: &[[u32; 16]]| Model::new(bytemuck::cast_slice(file)).unwrap().arena_bytes();
     let mut arena = vec![0; 4 * originals.iter().map(|file| size(file)).max().unwrap()];
     let random = Noise::new(12);
