@@ -5,14 +5,15 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, ValueEnum};
+use anyhow::{Context, Result, bail, ensure};
+use clap::parser::ValueSource;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use serde_json::{Value, json};
 use traflow_export::calibrate::Observer;
-use traflow_export::{ExportError, Exported, Options, export, integers, onnx};
+use traflow_export::{ExportError, Exported, Options, export, integers, onnx, schedules};
 use traflow_graph::checkpoint::Checkpoint;
 use traflow_graph::file;
-use traflow_graph::model::Dtype;
+use traflow_graph::model::{Dtype, MAX_SCHEDULES};
 
 const EXAMPLES: &str = "\
 Before a model file is written it is run. It is an error if pictures of three seeds are further from the checkpoint's than 1e-4 (f32) or
@@ -47,7 +48,7 @@ struct Arguments {
     #[command(flatten)]
     calibration: Calibration,
     /// Compute every convolution by its definition: slower, with smaller rounding errors and less scratch memory
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["int8", "onnx"])]
     no_winograd: bool,
     /// Model file to write
     #[arg(short, long, value_name = "FILE", requires = "Precision", required_unless_present = "onnx")]
@@ -77,39 +78,42 @@ struct Precision {
     int8: bool,
 }
 
+/// What makes no file of integers. To require `--int8` would not do: clap requires nothing that conflicts with what is there.
+const OTHERS: [&str; 3] = ["f32", "fp16", "onnx"];
+
 #[derive(Args)]
 #[command(next_help_heading = "With --int8")]
 struct Calibration {
     /// How the ranges of values are chosen
-    #[arg(long, value_enum, default_value = "mse", requires = "int8")]
+    #[arg(long, value_enum, default_value = "mse", conflicts_with_all = OTHERS)]
     observer: ObserverName,
-    /// Part of the numbers that --observer percentile keeps, in percent
-    #[arg(long, default_value_t = 99.99, requires = "int8", value_parser = percent)]
-    percentile: f64,
+    /// Part of the numbers that --observer percentile keeps, in percent [default: 99.99]
+    #[arg(long, conflicts_with_all = OTHERS, value_parser = percent)]
+    percentile: Option<f64>,
     /// Seeds that ranges are chosen from
     #[arg(
         long,
         default_value_t = 16,
         value_name = "N",
-        requires = "int8",
+        conflicts_with_all = OTHERS,
         value_parser = clap::value_parser!(u64).range(1..=4096),
     )]
     calibration_seeds: u64,
     /// Ranges of their own for each step
-    #[arg(long, requires = "int8")]
+    #[arg(long, conflicts_with_all = OTHERS)]
     per_step: bool,
     /// Leave biases as they are where rounded weights change the mean
-    #[arg(long, requires = "int8")]
+    #[arg(long, conflicts_with_all = OTHERS)]
     no_bias_correction: bool,
     /// Values that cause more than this part of the picture's error get 16 bits; those that large convolutions read have to
     /// cause more of it
-    #[arg(long, default_value_t = 0.02, value_name = "PART", requires = "int8", value_parser = part)]
+    #[arg(long, default_value_t = 0.02, value_name = "PART", conflicts_with_all = OTHERS, value_parser = part)]
     island_share: f64,
     /// JSON file to write: how integers stand for each value, for traflow distill --qat
-    #[arg(long, value_name = "FILE", requires = "int8", conflicts_with = "per_step")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = OTHERS, conflicts_with = "per_step")]
     formats: Option<PathBuf>,
     /// Choose ranges anew for a checkpoint that was trained for integers
-    #[arg(long, requires = "int8")]
+    #[arg(long, conflicts_with_all = OTHERS)]
     recalibrate: bool,
 }
 
@@ -135,8 +139,15 @@ fn part(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "it is no number from 0 to 1".to_owned())
 }
 
+/// Options that choose ranges.
+const RANGES: [&str; 4] = ["observer", "calibration_seeds", "per_step", "island_share"];
+
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
+    let matches = Arguments::command().get_matches();
+    let given = |option: &&str| matches.value_source(option) == Some(ValueSource::CommandLine);
+    let ranges = RANGES.into_iter().find(given);
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match run(&arguments, ranges) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", line(&error));
@@ -145,7 +156,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+/// Exports; `ranges` is an option that was given to choose ranges with.
+fn run(arguments: &Arguments, ranges: Option<&str>) -> Result<()> {
     let path = &arguments.checkpoint;
     let output = arguments.onnx.as_ref().or(arguments.output.as_ref()).context("no file to write")?;
     let formats = arguments.calibration.formats.iter().map(PathBuf::as_path);
@@ -154,7 +166,26 @@ fn run(arguments: &Arguments) -> Result<()> {
         bail!("{} is there twice, as the checkpoint or as two files to write", repeated.display());
     }
 
+    let offered = schedules(&arguments.steps).len();
+    ensure!(
+        offered <= MAX_SCHEDULES,
+        "--steps: a file offers at most {MAX_SCHEDULES} numbers of steps, not {offered}"
+    );
+    let Calibration { observer, percentile, .. } = arguments.calibration;
+    ensure!(
+        percentile.is_none() || matches!(observer, ObserverName::Percentile),
+        "--percentile is for --observer percentile"
+    );
+
     let checkpoint = Checkpoint::read(path)?;
+    if checkpoint.formats.is_some() && !arguments.calibration.recalibrate {
+        ensure!(
+            ranges.is_none(),
+            "{}: it was trained for integers and has ranges: --{} is of no use without --recalibrate",
+            path.display(),
+            ranges.unwrap_or_default().replace('_', "-")
+        );
+    }
     let (mut json, text) = match arguments.onnx {
         Some(_) => to_onnx(&checkpoint, arguments, output)?,
         None => to_model(&checkpoint, arguments, output)?,
@@ -226,7 +257,7 @@ fn to_integers(checkpoint: &Checkpoint, arguments: &Arguments) -> Result<integer
         steps: arguments.steps.clone(),
         observer: match calibration.observer {
             ObserverName::Minmax => Observer::MinMax,
-            ObserverName::Percentile => Observer::Percentile(calibration.percentile),
+            ObserverName::Percentile => Observer::Percentile(calibration.percentile.unwrap_or(99.99)),
             ObserverName::Mse => Observer::Mse,
             ObserverName::Kl => Observer::Kl,
         },

@@ -94,10 +94,13 @@ fn mistakes_are_one_line_each_and_write_nothing() {
     let two = error(&["student.safetensors", "--onnx", "earlier.traflow", "--steps", "1,2"]);
     assert_eq!(two, "error: an ONNX file offers one number of steps\n");
     let many: Vec<String> = (1..=17).map(|n| n.to_string()).collect();
-    let many = ["student.safetensors", "--f32", "--steps", &many.join(","), "-o", "earlier.traflow"];
-    assert!(
-        error(&many).starts_with("error: exporting student.safetensors: the file would not be a model: ")
-    );
+    for precision in ["--f32", "--int8"] {
+        let many =
+            error(&["student.safetensors", precision, "--steps", &many.join(","), "-o", "earlier.traflow"]);
+        assert_eq!(many, "error: --steps: a file offers at most 16 numbers of steps, not 17\n");
+    }
+    let percentile = error(&["student.safetensors", "--int8", "--percentile", "99", "-o", "earlier.traflow"]);
+    assert_eq!(percentile, "error: --percentile is for --observer percentile\n");
 
     assert_eq!(names(folder.path()), before);
     assert_eq!(names(&folder.path().join("taken")), ["earlier.traflow"]);
@@ -118,6 +121,12 @@ fn wrong_usage_is_exit_code_2() {
     assert_eq!(code(&[]), Some(2));
     assert_eq!(code(&["--f32", "--onnx", "x.onnx"]), Some(2));
     assert_eq!(code(&["--f32", "--test-data", "x"]), Some(2));
+    for unused in [&["--observer", "kl"][..], &["--island-share", "0.1"], &["--per-step"], &["--recalibrate"]]
+    {
+        assert_eq!(code(&[&["--f32"], unused].concat()), Some(2), "{unused:?}");
+        assert_eq!(code(&[&["--fp16"], unused].concat()), Some(2), "{unused:?}");
+    }
+    assert_eq!(code(&["--int8", "--no-winograd"]), Some(2));
     for arguments in [&["student.safetensors"][..], &["student.safetensors", "--onnx", "x.onnx", "--fp16"]] {
         assert_eq!(run(folder.path(), arguments).0, Some(2), "{arguments:?}");
     }
