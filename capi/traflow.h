@@ -54,13 +54,16 @@ typedef struct traflow {
 extern "C" {
 #endif // __cplusplus
 
-// Opens a model file that is in memory, and checks all of it: this takes a few milliseconds. The file must lie at a
-// multiple of 4, better of 64, and stay unchanged for as long as the model is used. After a failure traflow_message()
+// Opens a model file that is in memory, and checks all of it: this takes a few milliseconds where the network has
+// some hundred nodes. The file must lie at a multiple of 4, better of 64, apart from the handle, and stay unchanged for as
+// long as the model is used. After a failure traflow_message()
 // says what is wrong with it.
 //
 // # Safety
 // `model` is null or a `traflow` that can be written; `file` is null or so many bytes that can be read.
-enum traflow_status traflow_open(struct traflow *model, const uint8_t *file, size_t bytes);
+enum traflow_status traflow_open(struct traflow *model,
+                                 const uint8_t *file,
+                                 size_t bytes);
 
 // What went wrong in the last call with this model: English text that ends with a zero byte, empty where nothing did.
 // It is there until the next call.

@@ -179,8 +179,9 @@ unsafe fn arena<'a>(handle: &Handle) -> Result<(&'a mut [u8], Buffer<u8>), Error
     Ok((unsafe { buffer.elements() }, buffer))
 }
 
-/// Opens a model file that is in memory, and checks all of it: this takes a few milliseconds. The file must lie at a
-/// multiple of 4, better of 64, and stay unchanged for as long as the model is used. After a failure traflow_message()
+/// Opens a model file that is in memory, and checks all of it: this takes a few milliseconds where the network has
+/// some hundred nodes. The file must lie at a multiple of 4, better of 64, apart from the handle, and stay unchanged for as
+/// long as the model is used. After a failure traflow_message()
 /// says what is wrong with it.
 ///
 /// # Safety
@@ -191,7 +192,12 @@ pub unsafe extern "C" fn traflow_open(model: *mut Traflow, file: *const u8, byte
     if !usable(memory) {
         return Status::Pointer;
     }
-    let handle = Buffer::new("file", file.cast_mut(), bytes).and_then(|file| {
+    let file = Buffer::new("file", file.cast_mut(), bytes);
+    // Whatever is written into the handle would be written into the file.
+    if file.as_ref().is_ok_and(|file| file.apart("model", model.cast(), size_of::<Memory>()).is_err()) {
+        return Status::Pointer;
+    }
+    let handle = file.and_then(|file| {
         // SAFETY: so many bytes can be read, and they outlive the handle, by the caller's promise.
         Handle::open(unsafe { slice::from_raw_parts(file.pointer, file.len) })
     });

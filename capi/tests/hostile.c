@@ -86,6 +86,8 @@ int main(int argc, char **argv) {
     CHECK(traflow_steps(&model, UINT32_MAX) == 0);
     EXPECT(traflow_generate(&model, 0, steps, pixels, size), ARENA, "the arena has 0 bytes");
     EXPECT(traflow_set_arena(&model, NULL, arena_bytes), POINTER, "arena");
+    // A handle inside the file would be written over it.
+    CHECK(traflow_open((traflow *)(void *)file, file, bytes) == TRAFLOW_STATUS_POINTER);
     EXPECT(traflow_set_arena(&model, arena, 64), ARENA, "the arena has 64 bytes");
     EXPECT(traflow_set_arena(&model, file, bytes), POINTER, "overlap");
     EXPECT(traflow_set_arena(&model, arena, arena_bytes), OK, "");
