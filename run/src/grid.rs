@@ -13,6 +13,7 @@ pub(crate) struct Grid {
     columns: usize,
     pub(crate) width: usize,
     pub(crate) height: usize,
+    /// Its pixels; none before there are pictures.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -25,12 +26,12 @@ impl Grid {
         let width = columns * (usize::from(shape.width) + GAP) - GAP;
         let height = count.div_ceil(columns) * (usize::from(shape.height) + GAP) - GAP;
         ensure!(width.max(height) <= 65_536, "a grid of {width}×{height} pixels is too large");
-        let bytes = vec![255; width * height * usize::from(shape.channels)];
-        Ok(Self { shape, columns, width, height, bytes })
+        Ok(Self { shape, columns, width, height, bytes: Vec::new() })
     }
 
     /// Puts the bytes of pictures, each by row, column and channel, into their places.
     pub(crate) fn put(&mut self, bytes: &[u8]) {
+        self.bytes.resize(self.width * self.height * usize::from(self.shape.channels), 255);
         for (index, picture) in bytes.chunks_exact(self.shape.elements()).enumerate() {
             self.put_picture(index, picture);
         }

@@ -16,8 +16,9 @@ use rustix::thread::{sched_getaffinity, sched_getcpu, sched_setaffinity};
 pub(crate) fn map(path: &Path) -> Result<Mmap> {
     let file = File::open(path)?;
     ensure!(file.metadata()?.is_file(), "it is no regular file");
-    // SAFETY: the map is only read. Who writes into the file while it is in use changes the numbers of a picture, or
-    // ends this program by shortening the file; the places of tensors were checked, and are checked again when used.
+    // SAFETY: the map is only read. That nobody else writes into the file meanwhile is asked of whoever calls this program: it
+    // would change the numbers of a picture and the names of nodes, and end this program where the file becomes shorter. The
+    // places of tensors were checked, and are checked again when used.
     let map = unsafe { Mmap::map(&file) }?;
     // In pages as large as the system has them, if it offers that.
     #[cfg(target_os = "linux")]
