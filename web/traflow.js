@@ -102,7 +102,8 @@ export class TraFlow {
     this.steps = Object.freeze(steps);
 
     const arena = this.#grow(this.arenaBytes + 4 + 4 * this.#elements);
-    this.#output = (arena + this.arenaBytes + 3) & ~3;
+    // Without a sign, as addresses are.
+    this.#output = ((arena + this.arenaBytes + 3) & ~3) >>> 0;
     this.#check(exports.traflow_set_arena(this.#handle, arena, this.arenaBytes));
   }
 
@@ -120,7 +121,7 @@ export class TraFlow {
   }
 
   #text(address) {
-    const bytes = new Uint8Array(this.#exports.memory.buffer, address);
+    const bytes = new Uint8Array(this.#exports.memory.buffer, address >>> 0);
     return new TextDecoder().decode(bytes.subarray(0, bytes.indexOf(0)));
   }
 

@@ -188,12 +188,12 @@ async function draw() {
   }
 }
 
-/** Takes a model's bytes, which may not be such. */
+/** Takes a model's bytes, which may not be such; says whether no other model was chosen meanwhile. */
 async function use(bytes, name) {
   const number = ++loading;
   const loaded = await TraFlow.load(await bytes, { variant, wasm });
   if (number !== loading) {
-    return;
+    return false;
   }
   [model, fileName] = [loaded, name];
   segments("steps", model.steps, model.steps.includes(choice("steps")) ? choice("steps") : model.steps[0]);
@@ -208,6 +208,7 @@ async function use(bytes, name) {
     ? "A model of integers: every machine computes this digest."
     : "A model of floating point: another machine may round differently, and have another digest.";
   await draw();
+  return true;
 }
 
 async function open(file) {
@@ -215,7 +216,9 @@ async function open(file) {
     return;
   }
   try {
-    await use(file.arrayBuffer(), file.name);
+    if (!(await use(file.arrayBuffer(), file.name))) {
+      return;
+    }
     // In the list it stands for itself, and can be chosen no second time.
     let option = $("model").querySelector("[value='']");
     if (!option) {
