@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
-use traflow_graph::checkpoint::Checkpoint;
+use traflow_graph::checkpoint::{Checkpoint, Role};
 use traflow_trainer::solver::Solver;
 use traflow_trainer::{initial, sample::Sampler};
 
@@ -30,7 +30,8 @@ fn run() -> Result<()> {
     let device = Device::flex();
     let checkpoint = Checkpoint::read(&arguments.model)?;
     let network = initial::from_checkpoint(&checkpoint, &device)?;
-    let sampler = Sampler::new(checkpoint.role, Solver::Euler, 1);
+    let solver = (checkpoint.role == Role::Teacher).then_some(Solver::Euler);
+    let sampler = Sampler::new(checkpoint.role, solver, 1);
     let [channels, height, width] = checkpoint.unet.image.map(usize::from);
     arguments.serve(|| {
         let noise = TensorData::new(arguments.noise.clone(), [1, channels, height, width]);

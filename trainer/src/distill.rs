@@ -23,6 +23,7 @@ use crate::optimiser::{Optimiser, OptimiserConfig};
 use crate::pairs::Pairs;
 use crate::run::{self, Intervals, Progress, Run, Term, Trained, Training};
 use crate::sample::{Sampler, preview};
+use crate::solver::Solver;
 
 /// Configuration of a distillation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -160,6 +161,16 @@ impl DistillConfig {
             first += stage.steps;
             (step < first).then(|| (stage, done as f32 / stage.steps as f32))
         })
+    }
+
+    /// How the student makes pictures: by its map, or where no stage trains it, by the ODE of its velocity, as a teacher.
+    pub fn sampler(&self) -> Sampler {
+        let mut losses = self.stages.iter().filter(|stage| stage.steps > 0).flat_map(Stage::terms);
+        if losses.all(|loss| loss.objective.is_velocity()) {
+            Sampler::Ode(Solver::Heun, 12)
+        } else {
+            Sampler::Map(1)
+        }
     }
 
     /// The stages as a table: steps, pictures and losses with their weights.
@@ -317,7 +328,7 @@ pub fn train(
         }
     };
     let sample = |network: &Network, path: &Path| {
-        preview(&network.with_formats(formats), Sampler::Map(1), pairs.shape, path)
+        preview(&network.with_formats(formats), config.sampler(), pairs.shape, path)
     };
     let training = Training {
         seed: config.seed,
@@ -423,6 +434,21 @@ mod tests {
             let config: TeacherConfig = toml::from_str(&read(&format!("teacher-{name}"))).unwrap();
             assert_eq!(config.network, Unet::preset(name, None).unwrap(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_student_is_sampled_by_what_it_learns() {
+        let sampler = |stages: &[&str]| {
+            let stages: String = stages.iter().map(|stage| format!("[[stage]]\n{stage}\n")).collect();
+            let config = format!("seed = 1\nbatch = 2\n[optimiser]\nlearning_rate = 1e-3\n{stages}");
+            toml::from_str::<DistillConfig>(&config).unwrap().sampler()
+        };
+        for velocity in ["rectified-flow", "velocity", "velocity-kd", "annealing-reflow"] {
+            let stage = format!("steps = 1\n{velocity} = 1.0\noutput = 0.0");
+            let found = sampler(&[&stage, "steps = 0\noutput = 1.0"]);
+            assert_eq!(found, Sampler::Ode(Solver::Heun, 12), "{velocity}");
+        }
+        assert_eq!(sampler(&["steps = 1\noutput = 1.0", "steps = 1\nvelocity = 1.0"]), Sampler::Map(1));
     }
 
     #[test]

@@ -250,6 +250,17 @@ impl Objective {
         }
     }
 
+    /// Whether it trains u(x, t, t) alone, a velocity, and says nothing of the map from t to s < t.
+    pub fn is_velocity(&self) -> bool {
+        matches!(
+            self,
+            Objective::RectifiedFlow(_)
+                | Objective::Velocity(_)
+                | Objective::VelocityKd(_)
+                | Objective::AnnealingReflow(_)
+        )
+    }
+
     /// Whether the student may learn nothing at all: self-consistency without another loss is degenerate.
     pub fn is_degenerate(&self) -> bool {
         matches!(self, Objective::Consistency(options) if options.midpoint == Midpoint::Student)

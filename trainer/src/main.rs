@@ -158,36 +158,26 @@ struct ImportArgs {
     device: DeviceArgs,
 }
 
-/// How a teacher's ODE is solved; a student has its map.
+/// How the ODE of a velocity is solved.
 #[derive(Args)]
 struct SolverArgs {
-    /// Solver of a teacher's ODE [default: heun].
+    /// Solver of the ODE [default: heun for a teacher]. A student goes by its map where none is named; name one for a
+    /// student that learned velocities alone.
     #[arg(long, value_enum)]
     solver: Option<Solver>,
-}
-
-impl SolverArgs {
-    /// The solver for a network of this role; a student's steps have none.
-    fn of(&self, role: Role) -> Result<Solver> {
-        ensure!(
-            role == Role::Teacher || self.solver.is_none(),
-            "--solver is for teachers: a student has its map"
-        );
-        Ok(self.solver.unwrap_or(Solver::Heun))
-    }
 }
 
 /// The steps of a student that are not equally long.
 #[derive(Args)]
 struct GridArgs {
-    /// Times of a student's steps, falling from 1; the last step goes to 0.
-    #[arg(long, value_delimiter = ',', conflicts_with = "steps", value_name = "1,…")]
+    /// Times of the steps of a student's map, falling from 1; the last step goes to 0.
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["steps", "solver"], value_name = "1,…")]
     times: Option<Vec<f32>>,
 }
 
 impl GridArgs {
     /// The samplers of a checkpoint: one for each number of steps, or that of the times.
-    fn samplers(&self, role: Role, solver: Solver, steps: &[usize]) -> Result<Vec<Sampler>> {
+    fn samplers(&self, role: Role, solver: Option<Solver>, steps: &[usize]) -> Result<Vec<Sampler>> {
         let Some(times) = &self.times else {
             return Ok(steps.iter().map(|&steps| Sampler::new(role, solver, steps)).collect());
         };
@@ -220,7 +210,7 @@ struct PairsArgs {
     /// Seed of the first pair.
     #[arg(long, default_value_t = 1_000_000)]
     seed: u64,
-    /// Steps, of a teacher by the solver: more than 20 of heun change little (rk45 chooses its own).
+    /// Steps, of the solver or of a student's map: more than 20 of heun change little (rk45 chooses its own).
     #[arg(long, default_value_t = 20, value_parser = positive)]
     steps: usize,
     #[command(flatten)]
@@ -472,7 +462,7 @@ fn make_pairs(args: &PairsArgs) -> Result<()> {
     let device = args.device.device.open()?;
     let (teacher, digest) = read_checkpoint(&args.teacher)?;
     let network = initial::from_checkpoint(&teacher, &device)?;
-    let sampler = Sampler::new(teacher.role, args.solver.of(teacher.role)?, args.steps);
+    let sampler = Sampler::new(teacher.role, args.solver.solver, args.steps);
     let recipe = Recipe {
         teacher: digest,
         sampler: describe(&sampler),
@@ -538,8 +528,7 @@ fn make_samples(args: &SampleArgs) -> Result<()> {
     let (checkpoint, _) = read_checkpoint(&args.checkpoint)?;
     let network = initial::from_checkpoint(&checkpoint, &device)?;
     let seeds: Vec<u64> = (0..args.count as u64).map(|i| args.seed.wrapping_add(i)).collect();
-    let solver = args.solver.of(checkpoint.role)?;
-    let sampler = args.grid.samplers(checkpoint.role, solver, &[args.steps])?.remove(0);
+    let sampler = args.grid.samplers(checkpoint.role, args.solver.solver, &[args.steps])?.remove(0);
     let bar = Bar::new(args.count);
     let shape = checkpoint.unet.image();
     let mut pictures = sample(&network, sampler, &seeds, shape, &mut |done| bar.set(done))?;
@@ -595,8 +584,7 @@ fn evaluate(args: &EvalArgs) -> Result<()> {
     if let Some(path) = &args.checkpoint {
         let (checkpoint, _) = read_checkpoint(path)?;
         let network = initial::from_checkpoint(&checkpoint, &device)?;
-        let solver = args.solver.of(checkpoint.role)?;
-        for sampler in args.grid.samplers(checkpoint.role, solver, &args.steps)? {
+        for sampler in args.grid.samplers(checkpoint.role, args.solver.solver, &args.steps)? {
             let what = format!("{}, {}", checkpoint.role.name(), describe(&sampler));
             let bar = Bar::new(args.count);
             let seeds = (args.seed, args.count);

@@ -19,7 +19,8 @@ const BATCH: usize = 64;
 /// How pictures are made of noise.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sampler {
-    /// A teacher's ODE, by a solver with this number of steps.
+    /// The ODE of the velocity u(x, t, t), by a solver with this number of steps: what a teacher has, and a student that
+    /// learned velocities alone.
     Ode(Solver, usize),
     /// A student's map, with this number of equal steps (Algorithm 1).
     Map(usize),
@@ -28,11 +29,12 @@ pub enum Sampler {
 }
 
 impl Sampler {
-    /// The sampler of a role.
-    pub fn new(role: Role, solver: Solver, steps: usize) -> Self {
-        match role {
-            Role::Teacher => Sampler::Ode(solver, steps),
-            Role::Student => Sampler::Map(steps),
+    /// The sampler of a role: the ODE by the solver that is named, otherwise a teacher's by Heun's method, and a student's
+    /// map.
+    pub fn new(role: Role, solver: Option<Solver>, steps: usize) -> Self {
+        match (role, solver) {
+            (Role::Student, None) => Sampler::Map(steps),
+            (_, solver) => Sampler::Ode(solver.unwrap_or(Solver::Heun), steps),
         }
     }
 

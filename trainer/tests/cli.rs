@@ -66,6 +66,8 @@ fn the_stages_follow_each_other() {
         "distill student.toml --teacher teacher.safetensors --pairs pairs --fp16 -o student.safetensors",
         "sample student.safetensors --count 5 --steps 2 -o new/grid.png",
         "sample student.safetensors --count 2 --times 1,0.3 -o uneven.png",
+        "sample student.safetensors --count 2 --steps 2 --solver euler -o ode.png",
+        "pairs student.safetensors --count 2 --steps 2 --solver heun -o pairs-by-ode",
         "distill student.toml --teacher student.safetensors --pairs pairs --run next -o next.safetensors \
          --set stage.1.progressive=1.0 --images images",
         "solvers",

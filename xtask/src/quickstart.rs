@@ -68,9 +68,9 @@ pub(crate) fn run() -> Result<()> {
     for network in &networks {
         let is_teacher = network.name == "teacher";
         let mut eval = vec!["eval", &network.checkpoint, "--features", FEATURES, "--steps", STEPS];
-        eval.extend(["--solver", "euler", "--count", COUNT, "--json"]);
+        eval.extend(["--count", COUNT, "--json"]);
         if is_teacher {
-            eval.extend(["--pairs", &pairs]);
+            eval.extend(["--solver", "euler", "--pairs", &pairs]);
         }
         let report = parse(&programs.call("traflow", &eval)?)?;
         metric = format!("{} (test set: {:.3})", text(&report["metric"])?, number(&report["floor"])?);
