@@ -639,9 +639,12 @@ fn preset(name: &str, size: Option<u16>) -> Result<Unet> {
     })
 }
 
-/// The command as it was given, for the provenance of what it writes.
+/// The command as it was given, for the provenance of what it writes: without the program's folder, and without
+/// `--resume`, so that a resumed training writes the bytes of one that was not interrupted.
 fn command_line() -> String {
-    std::env::args().collect::<Vec<_>>().join(" ")
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    let arguments = arguments.filter(|argument| argument != "--resume");
+    std::iter::once("traflow".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
 
 /// A sampler in the words of a report.

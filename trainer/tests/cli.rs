@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::io::Write;
+use traflow_graph::checkpoint::Checkpoint;
 
 fn traflow(folder: &Path, arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_traflow"))
@@ -119,6 +120,37 @@ fn a_dry_run_says_what_would_be_trained() {
     }
     let line = error(at, "sample teacher.safetensors --times 1,0.5 -o x.png");
     assert!(line.contains("--times is for students"), "{line}");
+}
+
+/// What a checkpoint says of the command that wrote it is the same on every machine, and whether or not the training was
+/// interrupted.
+#[test]
+fn a_checkpoint_has_the_command_without_what_it_does_not_depend_on() {
+    let folder = folder();
+    let at = folder.path();
+    let whole = fs::read(at.join("teacher.safetensors")).unwrap();
+    let command = Checkpoint::read(&at.join("teacher.safetensors")).unwrap().provenance["command"].clone();
+    assert_eq!(command, "traflow teacher teacher.toml --images images -o teacher.safetensors");
+    let output = traflow(at, "teacher teacher.toml --images images --resume -o teacher.safetensors");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(fs::read(at.join("teacher.safetensors")).unwrap() == whole, "the bytes differ");
+}
+
+/// Names of files are bytes on Unix.
+#[cfg(unix)]
+#[test]
+fn a_name_that_is_no_text_is_written_to() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let name = std::ffi::OsStr::from_bytes(b"random\xff.safetensors");
+    let output = Command::new(env!("CARGO_BIN_EXE_traflow"))
+        .current_dir(folder.path())
+        .args(["init", "--preset", "nano", "--size", "8", "-o"])
+        .arg(name)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(folder.path().join(name).exists());
 }
 
 #[test]
