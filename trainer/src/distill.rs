@@ -63,7 +63,7 @@ pub struct DistillConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Initial {
-    /// The teacher's of the same name; the networks have the same sizes.
+    /// The teacher's of the same name and shape; the networks are of one kind.
     #[default]
     Teacher,
     /// Random.
@@ -197,6 +197,9 @@ impl DistillConfig {
             "the student's network is not told of s: set s_conditioning"
         );
         student.graph()?;
+        if self.initial == Initial::Teacher {
+            initial::check(&student, teacher)?;
+        }
         ensure!(self.steps() > 0, "the stages have no steps");
         for (index, stage) in self.stages.iter().enumerate() {
             let number = index + 1;
@@ -342,6 +345,9 @@ pub fn train(
 
 #[cfg(test)]
 mod tests {
+    use traflow_graph::coefficient::{Head, Level};
+    use traflow_graph::unet::{Architecture, Variant};
+
     use super::*;
     use crate::teacher::TeacherConfig;
 
@@ -434,6 +440,32 @@ mod tests {
             let config: TeacherConfig = toml::from_str(&read(&format!("teacher-{name}"))).unwrap();
             assert_eq!(config.network, Unet::preset(name, None).unwrap(), "{name}");
         }
+    }
+
+    #[test]
+    fn weights_of_another_kind_of_teacher_are_refused() {
+        let nano = Unet::preset("nano", Some(8)).unwrap();
+        let text =
+            "seed = 1\nbatch = 2\n[optimiser]\nlearning_rate = 1e-3\n[[stage]]\nsteps = 1\noutput = 1.0";
+        let check = |initial, network: &Unet| {
+            let network = Some(Unet { s_conditioning: SConditioning::Shared, ..network.clone() });
+            DistillConfig { initial, network, ..toml::from_str(text).unwrap() }.check(&nano)
+        };
+        let variant = Variant { groups: Some(4), ..Variant::default() };
+        for (network, reason) in [
+            (
+                Unet { architecture: Architecture::Ncsnpp, ..nano.clone() },
+                r#"architecture is "ncsnpp", the teacher's "ddpmpp""#,
+            ),
+            (Unet { head: Head::Edm, ..nano.clone() }, r#"head is "edm", the teacher's "u""#),
+            (Unet { level: Level::Reversed, ..nano.clone() }, r#"level is "reversed", the teacher's "flow""#),
+            (Unet { variant, ..nano.clone() }, r#"variant is {"groups":4}, the teacher's {}"#),
+        ] {
+            let error = check(Initial::Teacher, &network).unwrap_err().to_string();
+            assert!(error.contains(&format!("the student's {reason}: ")), "{error}");
+            check(Initial::Random, &network).unwrap();
+        }
+        check(Initial::Teacher, &Unet { blocks: 2, ..nano.clone() }).unwrap();
     }
 
     #[test]

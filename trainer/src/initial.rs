@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use burn::tensor::Device;
+use serde_json::json;
 use traflow_graph::checkpoint::{self, Checkpoint};
 use traflow_graph::graph::Graph;
 use traflow_graph::noise::Noise;
@@ -96,6 +97,26 @@ pub fn report(origins: &[(String, Origin)]) -> String {
     let line =
         |(name, origin): &(String, Origin)| format!("{:<8}{name}\n", format!("{origin:?}").to_lowercase());
     origins.iter().map(line).collect()
+}
+
+/// Whether weights of this teacher mean the same in this student: names and shapes do not tell what is made of them.
+///
+/// # Errors
+/// Names the first field in which the networks differ, and both values.
+pub fn check(student: &Unet, teacher: &Unet) -> Result<()> {
+    for (field, of_student, of_teacher) in [
+        ("architecture", json!(student.architecture), json!(teacher.architecture)),
+        ("head", json!(student.head), json!(teacher.head)),
+        ("level", json!(student.level), json!(teacher.level)),
+        ("variant", json!(student.variant), json!(teacher.variant)),
+    ] {
+        ensure!(
+            of_student == of_teacher,
+            "the student's {field} is {of_student}, the teacher's {of_teacher}: its weights would mean something \
+             else; set initial = \"random\""
+        );
+    }
+    Ok(())
 }
 
 /// A student that starts from its teacher: each parameter is the teacher's where it has one of this name and shape.

@@ -479,9 +479,9 @@ fn train_student(args: &DistillArgs) -> Result<()> {
     let device = args.training.device.device.open()?;
     let config: DistillConfig = args.training.read_config()?;
     let (teacher, digest) = read_checkpoint(&args.teacher)?;
+    config.check(&teacher.unet)?;
     if args.training.dry_run {
         let student = config.student(&teacher.unet);
-        config.check(&teacher.unet)?;
         println!("{}\n{}\n\n{}", toml::to_string(&config)?, Sizes::new(&student, None)?, config.schedule());
         return Ok(());
     }
