@@ -72,7 +72,7 @@ struct TrainingArgs {
     /// Configuration of the training (TOML).
     config: PathBuf,
     /// Sets a value of the configuration, as in --set optimiser.learning_rate=1e-4 --set stage.1.steps=50; stages count
-    /// from 1.
+    /// from 1. A number for a loss is its weight; its options stay.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
     /// Print the configuration as resolved, sizes and schedule, and train nothing.
@@ -722,7 +722,8 @@ fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T> {
     })
 }
 
-/// Sets `key.key=value` in a configuration; a number is the place in a list, from 1. A value that is not TOML is a text.
+/// Sets `key.key=value` in a configuration; a number is the place in a list, from 1. A value that is not TOML is a text, and
+/// a number for a loss that has options is its weight.
 fn set(config: &mut toml::Table, setting: &str) -> Result<()> {
     let (path, text) = setting.split_once('=').context("it is not KEY=VALUE")?;
     let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok();
@@ -749,7 +750,17 @@ fn set(config: &mut toml::Table, setting: &str) -> Result<()> {
             }
         };
     }
-    table.insert(last.to_owned(), value);
+    match table.get_mut(last) {
+        // A number is the weight of a loss, whose options stay.
+        Some(toml::Value::Table(options))
+            if path.starts_with("stage.") && (value.is_integer() || value.is_float()) =>
+        {
+            options.insert("weight".to_owned(), value);
+        }
+        _ => {
+            table.insert(last.to_owned(), value);
+        }
+    }
     Ok(())
 }
 

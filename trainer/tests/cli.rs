@@ -104,6 +104,12 @@ fn a_dry_run_says_what_would_be_trained() {
         assert!(text.contains(expected), "{expected:?} is not in\n{text}");
     }
     assert!(traflow(at, "teacher teacher.toml --images images --dry-run").status.success());
+
+    // A weight leaves the other options of the loss.
+    let dry = "distill student.toml --teacher teacher.safetensors --dry-run \
+               --set stage.1.output.divergence=pseudo-huber --set stage.1.output=0.5";
+    let text = String::from_utf8(traflow(at, dry).stdout).unwrap();
+    assert!(text.contains("divergence = \"pseudo-huber\"") && text.contains("  0.5 output"), "{text}");
     assert!(!at.join("runs/student").exists());
 
     for (setting, reason) in [
