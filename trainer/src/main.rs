@@ -84,7 +84,7 @@ struct TrainingArgs {
     /// Folder of logs, samples and states [default: runs/NAME-OF-CONFIG].
     #[arg(long)]
     run: Option<PathBuf>,
-    /// Go on with a run that was interrupted.
+    /// Go on with a run that was interrupted, of the same configuration but for intervals and parts.
     #[arg(long)]
     resume: bool,
     /// Write the weights in half precision.

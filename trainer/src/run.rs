@@ -274,7 +274,10 @@ impl Run {
     /// # Errors
     /// Where the state with these texts is of another configuration, or learned from something else.
     fn is_that_of(&self, texts: &Texts) -> Result<()> {
-        ensure!(*text(texts, "config")? == self.config, "it is of another configuration");
+        ensure!(
+            of_weights(text(texts, "config")?)? == of_weights(&self.config)?,
+            "it is of another configuration"
+        );
         let found: Sources = serde_json::from_str(text(texts, "sources")?)?;
         for name in found.keys().chain(self.sources.keys()) {
             let [found, of_run] =
@@ -375,6 +378,16 @@ impl Run {
         file::write(&path, &kept).with_context(context)?;
         OpenOptions::new().append(true).open(&path).with_context(context)
     }
+}
+
+/// What the weights depend on in a configuration: not what is written down, nor the parts of a batch, which only round sums
+/// otherwise.
+fn of_weights(config: &str) -> Result<toml::Table> {
+    let mut config: toml::Table = toml::from_str(config)?;
+    for key in ["intervals", "parts"] {
+        config.remove(key);
+    }
+    Ok(config)
 }
 
 /// A text of a state's metadata.

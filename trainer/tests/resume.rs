@@ -14,7 +14,7 @@ use traflow_trainer::flow;
 use traflow_trainer::initial;
 use traflow_trainer::network::Network;
 use traflow_trainer::pairs::{self, Pairs, Recipe};
-use traflow_trainer::run::{Progress, Run, Sources, Trained};
+use traflow_trainer::run::{Intervals, Progress, Run, Sources, Trained};
 use traflow_trainer::sample::Sampler;
 use traflow_trainer::solver::Solver;
 use traflow_trainer::teacher::{self, TeacherConfig};
@@ -42,7 +42,7 @@ fn images() -> Images {
 fn in_folder(
     folder: &Path,
     config: &impl serde::Serialize,
-    intervals: &traflow_trainer::run::Intervals,
+    intervals: &Intervals,
     panic_at: Option<usize>,
     mut train: impl FnMut(&Run, &mut dyn FnMut(&Progress)) -> anyhow::Result<Trained>,
 ) -> Option<[Option<Tensors>; 2]> {
@@ -69,7 +69,7 @@ fn lines(folder: &Path) -> Vec<String> {
 /// Runs a training whole, and cut after step 5 with states every 2 steps, and compares weights and logs.
 fn resumed_is_whole(
     config: &impl serde::Serialize,
-    intervals: &traflow_trainer::run::Intervals,
+    intervals: &Intervals,
     mut train: impl FnMut(&Run, &mut dyn FnMut(&Progress)) -> anyhow::Result<Trained>,
 ) {
     let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -180,6 +180,9 @@ fn a_run_is_not_overwritten_by_mistake() {
     let other = refused(&TeacherConfig { seed: 4, ..config.clone() }, "a", true);
     assert!(other.ends_with("another configuration"), "{other}");
     open(&config, "a", true).unwrap();
+    // What changes nothing of the weights may change.
+    let intervals = Intervals { sample_steps: 0, state_steps: 7 };
+    open(&TeacherConfig { intervals, parts: 2, ..config.clone() }, "a", true).unwrap();
 }
 
 /// Pictures that no PNG file can show are trained on all the same, where no samples are drawn; and where they are, what was
