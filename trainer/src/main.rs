@@ -700,7 +700,7 @@ impl TrainingArgs {
         let mut provenance = Map::from_iter(provenance.map(|(key, value)| (key.to_owned(), value)));
         provenance.insert("command".into(), json!(command_line()));
         let output = self.output.as_ref().context("no --output")?;
-        let second = output.with_extension("second.safetensors");
+        let second = second(output);
         let mut checkpoint = Checkpoint { unet, role, provenance, formats, tensors: Tensors::new() };
         let mut write = |path: &Path, network: &Network| -> Result<()> {
             checkpoint.tensors = network.tensors()?;
@@ -711,6 +711,18 @@ impl TrainingArgs {
         write(output, &trained.average)?;
         trained.second.as_ref().map_or(Ok(()), |network| write(&second, network))
     }
+}
+
+/// The file of the second average beside that of the first: NAME.second.safetensors, where a dot in the name is no ending.
+fn second(output: &Path) -> PathBuf {
+    let name = if output.extension().is_some_and(|extension| extension == "safetensors") {
+        output.with_extension("")
+    } else {
+        output.to_owned()
+    };
+    let mut name = name.into_os_string();
+    name.push(".second.safetensors");
+    name.into()
 }
 
 fn read_config<T: DeserializeOwned>(path: &Path) -> Result<T> {

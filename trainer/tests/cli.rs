@@ -142,6 +142,22 @@ fn a_checkpoint_has_the_command_without_what_it_does_not_depend_on() {
     assert!(fs::read(at.join("teacher.safetensors")).unwrap() == whole, "the bytes differ");
 }
 
+#[test]
+fn second_averages_have_names_of_their_own() {
+    let folder = folder();
+    let at = folder.path();
+    for (name, second) in [
+        ("ema0.5", "ema0.5.second.safetensors"),
+        ("ema0.7", "ema0.7.second.safetensors"),
+        ("a.b.safetensors", "a.b.second.safetensors"),
+    ] {
+        let train = "teacher teacher.toml --images images --set optimiser.second_ema=0.5";
+        let output = traflow(at, &format!("{train} --run {name}.run -o {name}"));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(at.join(name).exists() && at.join(second).exists(), "{name}");
+    }
+}
+
 /// Names of files are bytes on Unix.
 #[cfg(unix)]
 #[test]
