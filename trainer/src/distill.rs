@@ -10,6 +10,7 @@ use serde::ser::{Error as _, SerializeMap};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
 use traflow_graph::checkpoint::Checkpoint;
+use traflow_graph::coefficient::Level;
 use traflow_graph::formats::Formats;
 use traflow_graph::unet::{SConditioning, Unet};
 
@@ -214,6 +215,15 @@ impl DistillConfig {
                 "stage 1: consistency with the student itself alone is degenerate, the identity has no loss; \
                  set midpoint = \"teacher\" or add another loss"
             );
+            // Its derivative is 0 nearly everywhere.
+            let staircase = student.level == Level::Iddpm;
+            let derivative = stage.terms().find(|loss| staircase && loss.objective.derives());
+            if let Some(loss) = derivative {
+                bail!(
+                    "stage {number}: {} takes a derivative, which the network's level iddpm, a staircase, has not",
+                    loss.objective.name()
+                );
+            }
             for loss in losses {
                 let name = loss.objective.name();
                 loss.objective.check().with_context(|| format!("stage {number}"))?;
@@ -345,7 +355,7 @@ pub fn train(
 
 #[cfg(test)]
 mod tests {
-    use traflow_graph::coefficient::{Head, Level};
+    use traflow_graph::coefficient::Head;
     use traflow_graph::unet::{Architecture, Variant};
 
     use super::*;
@@ -510,5 +520,26 @@ mod tests {
             assert!(error.starts_with(reason), "{stage}: {error}");
         }
         check("consistency = { midpoint = \"soft\" }").unwrap();
+    }
+
+    #[test]
+    fn a_staircase_has_no_derivative() {
+        let teacher = Unet { level: Level::Iddpm, ..Unet::preset("nano", Some(8)).unwrap() };
+        let check = |losses: &str| {
+            let text = format!(
+                "seed = 1\nbatch = 2\n[optimiser]\nlearning_rate = 1e-3\n[[stage]]\nsteps = 1\n{losses}"
+            );
+            toml::from_str::<DistillConfig>(&text).unwrap().check(&teacher)
+        };
+        for (loss, name) in [
+            ("meanflow = 1", "meanflow"),
+            ("scot = 1", "scot"),
+            ("anchored = { form = \"exact\" }", "anchored"),
+        ] {
+            let error = check(loss).unwrap_err().to_string();
+            let expected = format!("stage 1: {name} takes a derivative, which the network's level iddpm");
+            assert!(error.starts_with(&expected), "{error}");
+        }
+        check("output = 1\nanchored = 1\nmeanflow = 0").unwrap();
     }
 }

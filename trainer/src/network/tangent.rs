@@ -10,9 +10,6 @@ use traflow_graph::op::{Embedding, Op, Time};
 
 use super::{Network, Slots, Times, convolution, frequencies, in_order, of_time};
 
-/// Step of a difference of times, which are about 1.
-const STEP: f64 = 1e-6;
-
 /// A direction of the inputs; what is `None` stands still.
 #[derive(Clone, Debug, Default)]
 pub struct Direction {
@@ -81,11 +78,7 @@ impl Network {
                 let frequencies = frequencies(channels.into(), kind, learned, &value.device());
                 embedding(input(0), moved(0), kind, frequencies)
             }
-            Op::Coefficient(coefficient) => {
-                // In f64 a central difference is right to more digits than an f32 has.
-                let slope = |t: f64| (coefficient.at(t + STEP) - coefficient.at(t - STEP)) / (2.0 * STEP);
-                of_time(input(0), slope) * moved(0)
-            }
+            Op::Coefficient(coefficient) => of_time(input(0), |t| coefficient.derivative_at(t)) * moved(0),
             Op::Multiply => moved(0) * input(1) + input(0) * moved(1),
             Op::ScaleShift { silu: activate } => {
                 let channels = value.dims()[1];
