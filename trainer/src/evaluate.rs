@@ -1,4 +1,4 @@
-//! Judging pictures: their Fréchet distance to the training pictures, beside that of the test pictures.
+//! Judging pictures: their Fréchet distance to the training pictures, beside that of as many real pictures.
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -18,6 +18,9 @@ pub struct Judgement {
     pub count: usize,
     /// Fréchet distance to the training pictures.
     pub distance: f64,
+    /// The floor: the distance of the first real pictures, as many as these, where there are so many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<f64>,
     /// What real pictures beside them say, where there are some.
     #[serde(flatten)]
     pub beside: Option<Beside>,
@@ -43,7 +46,7 @@ pub struct Report {
     pub features: String,
     /// The classifier's accuracy on the test pictures.
     pub accuracy: f64,
-    /// Distance between training and test pictures.
+    /// Distance between the training pictures and all test pictures; a floor for as many pictures alone.
     pub floor: f64,
     /// One judgement for each way to make pictures.
     pub judgements: Vec<Judgement>,
@@ -73,12 +76,15 @@ impl Report {
         let expected = features.shape().context("the classifier reads no pictures")?;
         ensure!(shape == expected, "the pictures are {shape}, the classifier's {expected}");
         let count = pictures.len() / shape.elements();
-        let judged = || -> Result<(Vec<f32>, f64)> {
+        let judged = || -> Result<(Vec<f32>, f64, Option<f64>)> {
             let made = features.of(pictures)?;
             let distance = features.distance(&made)?;
-            Ok((made, distance))
+            // Fewer pictures are always farther.
+            let as_many = self.real.as_ref().and_then(|real| real.get(..made.len()));
+            let floor = as_many.map(|real| features.distance(real)).transpose()?;
+            Ok((made, distance, floor))
         };
-        let (made, distance) = judged().with_context(|| format!("judging {what}"))?;
+        let (made, distance, floor) = judged().with_context(|| format!("judging {what}"))?;
         let beside = self.real.as_ref().map(|real| {
             // As many of both, since the shares depend on it.
             let length = real.len().min(made.len());
@@ -86,7 +92,7 @@ impl Report {
             let [precision, recall] = samples.precision_and_recall();
             Beside { precision, recall, discrepancy: samples.discrepancy() }
         });
-        self.judgements.push(Judgement { what, count, distance, beside });
+        self.judgements.push(Judgement { what, count, distance, floor, beside });
         Ok(())
     }
 
@@ -112,28 +118,29 @@ impl Report {
     /// The report as a table.
     pub fn table(&self) -> String {
         let mut table = format!(
-            "{} (classifier with {:.2} % test accuracy; not FID)\n{:<28} {:>8} {:>9} {:>8}",
+            "{} (classifier with {:.2} % test accuracy; not FID)\n{:<28} {:>8} {:>9}",
             self.metric,
             100.0 * self.accuracy,
             "",
             "pictures",
-            "distance",
-            "÷ floor"
+            "distance"
         );
         if self.real.is_some() {
-            table += &format!(" {:>9} {:>8} {:>9}", "precision", "recall", "MMD²");
+            for name in ["floor", "÷ floor", "precision", "recall", "MMD²"] {
+                table += &format!(" {name:>9}");
+            }
         }
-        table += "\n";
-        let mut row = |what: &str, count: &str, distance: f64, beside: Option<Beside>| {
-            table += &format!("{what:<28} {count:>8} {distance:>9.3} {:>8.1}", distance / self.floor);
+        table += &format!("\n{:<28} {:>8} {:>9.3}\n", "test set", "all", self.floor);
+        for Judgement { what, count, distance, floor, beside } in &self.judgements {
+            table += &format!("{what:<28} {count:>8} {distance:>9.3}");
             if let Some(Beside { precision, recall, discrepancy }) = beside {
-                table += &format!(" {precision:>9.3} {recall:>8.3} {discrepancy:>9.5}");
+                table += &match floor {
+                    Some(floor) => format!(" {floor:>9.3} {:>9.1}", distance / floor),
+                    None => format!(" {:>9} {:>9}", "–", "–"),
+                };
+                table += &format!(" {precision:>9.3} {recall:>9.3} {discrepancy:>9.5}");
             }
             table += "\n";
-        };
-        row("test set (floor)", "", self.floor, None);
-        for judgement in &self.judgements {
-            row(&judgement.what, &judgement.count.to_string(), judgement.distance, judgement.beside);
         }
         table.truncate(table.trim_end().len());
         table

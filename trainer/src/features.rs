@@ -48,7 +48,7 @@ pub struct Features {
     pub accuracy: f64,
     /// Statistics of the training pictures.
     pub reference: Statistics,
-    /// Fréchet distance of the training and the test pictures: no generator can be asked for less.
+    /// Fréchet distance of the training pictures and all test pictures. Fewer pictures are always farther.
     pub floor: f64,
 }
 

@@ -279,8 +279,8 @@ struct EvalArgs {
     /// Pictures: a folder of PNG and JPEG files, or an IDX file, as traflow-run --pictures writes it.
     #[arg(long, value_name = "FILE")]
     pictures: Vec<PathBuf>,
-    /// Real pictures, as traflow teacher reads them, for precision, recall and MMD² beside the distance; best those that
-    /// nothing was trained on.
+    /// Real pictures, as traflow teacher reads them, for the floor, precision, recall and MMD² beside the distance; best
+    /// those that nothing was trained on, and as many as are judged.
     #[arg(long, value_name = "IMAGES")]
     real: Option<PathBuf>,
     /// The classifier; trained and written if there is none.

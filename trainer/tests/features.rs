@@ -49,8 +49,17 @@ fn the_floor_is_that_of_the_test_pictures() {
     // Halves of one set: nearly all are among the others, both ways.
     let beside = report.judgements[0].beside.unwrap();
     assert!(beside.precision > 0.8 && beside.recall > 0.8 && beside.discrepancy < 0.01, "{beside:?}");
+    // The floor is that of as many pictures, from which others of the set are about as far.
+    let floor = report.judgements[0].floor.unwrap();
+    assert!(floor > 2.0 * features.floor, "{floor}");
+    assert!((0.5..2.0).contains(&(report.judgements[0].distance / floor)), "{report:?}");
     report.judge(&features, "the test set".into(), &data::from_pixels(&test.pixels), test.shape()).unwrap();
     assert!(report.table().starts_with("FD-") && report.table().contains("not FID"), "{}", report.table());
+    assert_eq!(report.judgements[1].floor, None, "there are fewer real pictures than are judged");
+
+    // README's number, that of the quickstart and of docs/reproduce.md.
+    let first = features.distance(&of(&data::from_pixels(&test.pixels[..5000 * 784]))).unwrap();
+    assert_eq!(format!("{first:.4}"), "0.0339");
 }
 
 #[test]
