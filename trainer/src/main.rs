@@ -205,7 +205,7 @@ struct PairsArgs {
     #[arg(short, long)]
     output: PathBuf,
     /// Number of pairs.
-    #[arg(long, default_value_t = 8192)]
+    #[arg(long, default_value_t = 8192, value_parser = positive)]
     count: usize,
     /// Seed of the first pair.
     #[arg(long, default_value_t = 1_000_000)]
@@ -510,6 +510,7 @@ fn train_student(args: &DistillArgs) -> Result<()> {
             .map(|formats| ("formats".to_owned(), data::digest(json!(formats.0).to_string().as_bytes()))),
     );
     let run = args.training.open(&config, sources, config.intervals.clone())?;
+    println!("{} pairs from seed {}, {}", pairs.len(), pairs.first_seed, pairs.sampler);
     let bar = Bar::new(config.steps());
     let trained = distill::train(&config, &lessons, &run, &device, &mut |p| bar.training(p))?;
     let provenance = [

@@ -4,6 +4,7 @@
 //! its metadata what made them. A shard is written whole or not at all, so a generation that was interrupted goes on
 //! at the first one that is missing.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -131,11 +132,9 @@ pub fn read(folder: &Path, shape: Shape) -> Result<Pairs> {
         shape,
     };
     let mut images = images_of(&first, file, &recipe, 0)?;
-    for shard in 1.. {
+    for shard in 1..=last(folder)? {
         let path = path(folder, shard);
-        if !path.exists() {
-            break;
-        }
+        ensure!(path.exists(), "{}: it is missing, and a later shard is there", path.display());
         ensure!(
             images.len() == shard * SHARD * shape.elements(),
             "{}: the shard before it is not full",
@@ -163,6 +162,18 @@ pub fn read(folder: &Path, shape: Shape) -> Result<Pairs> {
 
 fn path(folder: &Path, shard: usize) -> PathBuf {
     folder.join(format!("{shard:05}.safetensors"))
+}
+
+/// The number of the last shard of a folder.
+fn last(folder: &Path) -> Result<usize> {
+    let context = || format!("reading {}", folder.display());
+    let mut last = 0;
+    for entry in fs::read_dir(folder).with_context(context)? {
+        let name = entry.with_context(context)?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_suffix(".safetensors"));
+        last = last.max(number.and_then(|number| number.parse().ok()).unwrap_or(0));
+    }
+    Ok(last)
 }
 
 /// What tells a pair from its neighbours: the first number of its noise and the mean of its picture. Pairs that were

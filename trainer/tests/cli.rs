@@ -82,6 +82,10 @@ fn the_stages_follow_each_other() {
         assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
         assert!(!output.stdout.is_empty(), "{command} says nothing");
     }
+    let distill =
+        "distill student.toml --teacher teacher.safetensors --pairs pairs --run said -o said.safetensors";
+    let text = String::from_utf8(traflow(at, distill).stdout).unwrap();
+    assert!(text.starts_with("3 pairs from seed 1000000, heun 1 step\n"), "{text}");
     assert!(at.join("new/grid.png").exists() && at.join("runs/student/log.jsonl").exists());
 }
 
@@ -260,6 +264,7 @@ fn devices_that_are_missing_are_errors() {
         traflow(folder.path(), "sample teacher.safetensors -o x.png --count 0").status.code(),
         Some(2)
     );
+    assert_eq!(traflow(folder.path(), "pairs teacher.safetensors -o none --count 0").status.code(), Some(2));
     assert_eq!(traflow(folder.path(), "plan").status.code(), Some(2));
     let line = error(folder.path(), "plan student.toml");
     assert!(line.contains("student.toml: has no [network]"), "{line}");

@@ -56,6 +56,12 @@ fn an_interrupted_generation_goes_on() {
         assert!(error.to_string().ends_with(&format!("more than {fewer} pairs already")), "{error}");
     }
     assert!(whole.images == cut.images);
+
+    // Those of a shard that is lost are not missed in silence.
+    let at = |shard: usize| kept.path().join(format!("{shard:05}.safetensors"));
+    fs::rename(at(1), at(2)).unwrap();
+    let error = pairs::read(kept.path(), SHAPE).err().unwrap().to_string();
+    assert!(error.ends_with("00001.safetensors: it is missing, and a later shard is there"), "{error}");
 }
 
 #[test]
