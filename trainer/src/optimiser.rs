@@ -29,7 +29,8 @@ pub struct OptimiserConfig {
     /// Factor of the moving average; the first n steps use (1 + n) / (10 + n) where that is smaller.
     #[serde(default = "ema")]
     pub ema: f64,
-    /// Factor of a second moving average, which is kept beside the first. Targets with "ema" take the first.
+    /// Factor of a second moving average, from the first step on, which is kept beside the first. Targets with "ema" take the
+    /// first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second_ema: Option<f64>,
 }
@@ -162,7 +163,8 @@ impl Optimiser {
             }
             _ => parameter.value.clone(),
         });
-        self.average = self.averaged(&self.average, self.config.ema);
+        let n = self.step as f64;
+        self.average = self.averaged(&self.average, self.config.ema.min((1.0 + n) / (10.0 + n)));
         if let (Some(second), Some(factor)) = (&self.second, self.config.second_ema) {
             self.second = Some(self.averaged(second, factor));
         }
@@ -171,11 +173,13 @@ impl Optimiser {
 
     /// A moving average after this step.
     fn averaged(&self, average: &Network, factor: f64) -> Network {
-        let n = self.step as f64;
-        let keep = factor.min((1.0 + n) / (10.0 + n)) as f32;
+        // An f32 near 1 does not hold what is left to it.
+        let share = (1.0 - factor) as f32;
         let mut current = self.network.parameters.iter();
         average.map(|average| match current.next() {
-            Some(parameter) => average.value.clone() * keep + parameter.value.clone() * (1.0 - keep),
+            Some(parameter) => {
+                average.value.clone() + (parameter.value.clone() - average.value.clone()) * share
+            }
             None => average.value.clone(),
         })
     }
@@ -245,5 +249,34 @@ impl Optimiser {
     /// Number of steps that moved the weights.
     pub fn updates(&self) -> usize {
         self.moments.iter().flatten().map(|state| state.momentum.time).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+    use traflow_graph::unet::Unet;
+
+    use super::*;
+    use crate::initial;
+
+    /// The first average begins with a ramp; the second has its factor at once, to all digits of what it takes.
+    #[test]
+    fn averages_take_the_share_of_their_factor() {
+        let config: OptimiserConfig =
+            toml::from_str("learning_rate = 1e-2\nema = 0.999\nsecond_ema = 0.99999556").unwrap();
+        let graph = Unet::preset("nano", Some(8)).unwrap().graph().unwrap();
+        let mut optimiser = Optimiser::new(config, 1, initial::random(graph, 1, &Device::flex()));
+        let gradients = optimiser.network.parameters.iter().map(|p| Some(p.value.ones_like())).collect();
+        optimiser.update(gradients);
+        // A bias starts as zero, so that an average is the share of the step.
+        let bias = optimiser.network.parameters.iter().position(|p| p.name.ends_with(".bias")).unwrap();
+        let of =
+            |network: &Network| f64::from(network.parameters[bias].value.clone().mean().into_scalar::<f32>());
+        let (step, average) = (of(&optimiser.network), of(&optimiser.average));
+        let second = of(optimiser.second.as_ref().unwrap());
+        assert!(step < -0.009, "{step}");
+        assert!((average / step / (9.0 / 11.0) - 1.0).abs() < 1e-5, "{average} of {step}");
+        assert!((second / step / 4.44e-6 - 1.0).abs() < 1e-5, "{second} of {step}");
     }
 }
