@@ -499,10 +499,16 @@ fn train_student(args: &DistillArgs) -> Result<()> {
     let formats = args.qat.as_ref().map(|path| Formats::read(path)).transpose()?.map(Arc::new);
     let lessons =
         Lessons { teacher: &teacher, pairs: &pairs, images: images.as_ref(), formats: formats.as_ref() };
+    let learned = format!("{} from seed {}, {}", pairs.len(), pairs.first_seed, pairs.sampler);
     let mut sources = Sources::from([
         ("teacher".to_owned(), digest.clone()),
-        ("pairs".to_owned(), format!("{} from seed {}, {}", pairs.len(), pairs.first_seed, pairs.sampler)),
+        ("pairs".to_owned(), format!("{learned}, of {}", pairs.teacher)),
     ]);
+    if let Some(files) = &config.lpips {
+        for (name, path) in [("vgg16", &files.vgg16), ("heads", &files.heads)] {
+            sources.insert(name.to_owned(), data::digest(&read_bytes(path)?));
+        }
+    }
     sources.extend(images.as_ref().map(|images| ("pictures".to_owned(), data::digest(&images.pixels))));
     sources.extend(
         formats
@@ -510,7 +516,7 @@ fn train_student(args: &DistillArgs) -> Result<()> {
             .map(|formats| ("formats".to_owned(), data::digest(json!(formats.0).to_string().as_bytes()))),
     );
     let run = args.training.open(&config, sources, config.intervals.clone())?;
-    println!("{} pairs from seed {}, {}", pairs.len(), pairs.first_seed, pairs.sampler);
+    println!("pairs: {learned}");
     let bar = Bar::new(config.steps());
     let trained = distill::train(&config, &lessons, &run, &device, &mut |p| bar.training(p))?;
     let provenance = [

@@ -9,6 +9,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::io::Write;
 use traflow_graph::checkpoint::Checkpoint;
+use traflow_trainer::data;
 
 fn traflow(folder: &Path, arguments: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_traflow"))
@@ -85,7 +86,7 @@ fn the_stages_follow_each_other() {
     let distill =
         "distill student.toml --teacher teacher.safetensors --pairs pairs --run said -o said.safetensors";
     let text = String::from_utf8(traflow(at, distill).stdout).unwrap();
-    assert!(text.starts_with("3 pairs from seed 1000000, heun 1 step\n"), "{text}");
+    assert!(text.starts_with("pairs: 3 from seed 1000000, heun 1 step\n"), "{text}");
     assert!(at.join("new/grid.png").exists() && at.join("runs/student/log.jsonl").exists());
 }
 
@@ -240,6 +241,22 @@ fn checkpoints_and_pairs_of_something_else_are_named() {
     assert!(traflow(at, "teacher second.toml --images images -o second.safetensors").status.success());
     let line = error(at, &distill.replace("--teacher teacher.", "--run r --teacher second."));
     assert!(line.contains("pairs: the pairs are of another teacher"), "{line}");
+
+    // A student may teach with the pairs of its teacher or with its own, but a run goes on with those that it began with.
+    assert!(traflow(at, distill).status.success());
+    assert!(
+        traflow(at, "pairs student.safetensors --count 3 --steps 1 --solver heun -o own").status.success()
+    );
+    let next = "distill student.toml --teacher student.safetensors --run next -o next.safetensors";
+    assert!(traflow(at, &format!("{next} --pairs pairs")).status.success());
+    let line = error(at, &format!("{next} --pairs own --resume"));
+    let of_student = data::digest(&fs::read(at.join("student.safetensors")).unwrap());
+    assert!(line.contains("it learned from other pairs: ") && line.ends_with(&of_student), "{line}");
+
+    // The networks of LPIPS are among what a run learns from.
+    let lpips = "--run lpips --set lpips.vgg16=missing.vgg --set lpips.heads=missing.heads";
+    assert!(error(at, &format!("{distill} {lpips}")).contains("reading missing.vgg"));
+    assert!(!at.join("lpips").exists());
 
     let mut bytes = fs::read(at.join("teacher.safetensors")).unwrap();
     bytes.truncate(bytes.len() / 2);
