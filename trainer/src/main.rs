@@ -179,6 +179,8 @@ impl GridArgs {
     /// The samplers of a checkpoint: one for each number of steps, or that of the times.
     fn samplers(&self, role: Role, solver: Option<Solver>, steps: &[usize]) -> Result<Vec<Sampler>> {
         let Some(times) = &self.times else {
+            // It chooses its own steps.
+            let steps = if solver == Some(Solver::Rk45) { &steps[..1] } else { steps };
             return Ok(steps.iter().map(|&steps| Sampler::new(role, solver, steps)).collect());
         };
         ensure!(role == Role::Student, "--times is for students: a teacher has --solver and --steps");
@@ -269,6 +271,10 @@ struct SampleArgs {
 
 /// Judges a checkpoint, pairs, or pictures that were made elsewhere, by the Fréchet distance on a classifier's features.
 #[derive(Args)]
+#[command(
+    mut_arg("solver", |solver| solver.requires("checkpoint")),
+    mut_arg("times", |times| times.requires("checkpoint"))
+)]
 struct EvalArgs {
     /// Checkpoint of a teacher or a student.
     #[arg(required_unless_present_any = ["pairs", "pictures", "dataset"])]
@@ -289,8 +295,8 @@ struct EvalArgs {
     /// Folder of the data set (MNIST's file names), for training the classifier.
     #[arg(long)]
     dataset: Option<PathBuf>,
-    /// Numbers of steps.
-    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = positive)]
+    /// Numbers of steps; rk45 chooses its own.
+    #[arg(long, value_delimiter = ',', default_value = "1", value_parser = positive, requires = "checkpoint")]
     steps: Vec<usize>,
     #[command(flatten)]
     grid: GridArgs,
@@ -300,7 +306,7 @@ struct EvalArgs {
     #[arg(long, default_value_t = 5000, value_parser = positive)]
     count: usize,
     /// Seed of the first picture of a checkpoint.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, requires = "checkpoint")]
     seed: u64,
     /// Print JSON.
     #[arg(long)]
@@ -805,5 +811,21 @@ impl Bar {
             progress.terms.iter().map(|(name, loss)| format!("{name} {loss:.4}")).collect();
         self.0.set_message(terms.join(" "));
         self.set(progress.step);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every number of steps would be the same row.
+    #[test]
+    fn a_solver_that_chooses_its_steps_is_asked_once() {
+        let samplers = |role, solver| GridArgs { times: None }.samplers(role, solver, &[1, 2, 4]).unwrap();
+        for role in [Role::Teacher, Role::Student] {
+            assert_eq!(samplers(role, Some(Solver::Rk45)), [Sampler::Ode(Solver::Rk45, 1)]);
+            assert_eq!(samplers(role, Some(Solver::Euler)).len(), 3);
+        }
+        assert_eq!(samplers(Role::Student, None)[2], Sampler::Map(4));
     }
 }

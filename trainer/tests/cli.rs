@@ -288,6 +288,15 @@ fn devices_that_are_missing_are_errors() {
 }
 
 #[test]
+fn what_judges_no_checkpoint_takes_no_sampler() {
+    for option in ["--solver rk45", "--times 1,0.5", "--seed 3", "--steps 2"] {
+        let output = traflow(Path::new("."), &format!("eval --pictures x.idx --features x {option}"));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && text.contains("CHECKPOINT"), "{option}: {text}");
+    }
+}
+
+#[test]
 fn a_student_with_a_network_of_its_own_is_planned() {
     let imagenet = "../configs/presets/traflow-imagenet.toml";
     let output = traflow(Path::new(env!("CARGO_MANIFEST_DIR")), &format!("plan {imagenet}"));
