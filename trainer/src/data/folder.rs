@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use image::imageops::FilterType;
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use rayon::prelude::*;
 use traflow_graph::op::Shape;
 
@@ -13,7 +14,8 @@ use super::Images;
 /// Endings of the files that are read.
 const ENDINGS: [&str; 3] = ["png", "jpg", "jpeg"];
 
-/// The pictures of a folder, each cut from the middle and scaled to this shape; what is transparent stands on white.
+/// The pictures of a folder, each turned as it says, cut from the middle and scaled to this shape; what is transparent stands
+/// on white.
 ///
 /// # Errors
 /// Where there are none, one cannot be read, or the shape is neither gray nor in colour.
@@ -71,7 +73,12 @@ fn files(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// One picture, `[channels, height, width]`.
 fn picture(file: &Path, shape: Shape) -> Result<Vec<u8>> {
-    let mut image = image::ImageReader::open(file)?.with_guessed_format()?.decode()?.to_rgba8();
+    let mut decoder = ImageReader::open(file)?.with_guessed_format()?.into_decoder()?;
+    Limits::default().reserve(decoder.total_bytes())?;
+    let orientation = decoder.orientation()?;
+    let mut image = DynamicImage::from_decoder(decoder)?;
+    image.apply_orientation(orientation);
+    let mut image = image.to_rgba8();
     for pixel in image.pixels_mut() {
         let [red, green, blue, opaque] = pixel.0.map(u32::from);
         // To the nearest.
@@ -87,7 +94,7 @@ fn picture(file: &Path, shape: Shape) -> Result<Vec<u8>> {
     let part_width = part(of_width, of_height, [width, height]);
     let part_height = part(of_height, of_width, [height, width]);
     let (left, top) = ((image.width() - part_width) / 2, (image.height() - part_height) / 2);
-    let image = image::DynamicImage::from(image).crop_imm(left, top, part_width, part_height).resize_exact(
+    let image = DynamicImage::from(image).crop_imm(left, top, part_width, part_height).resize_exact(
         width,
         height,
         FilterType::Lanczos3,
@@ -105,7 +112,8 @@ fn picture(file: &Path, shape: Shape) -> Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use image::{Rgba, RgbaImage};
+    use image::codecs::jpeg::JpegEncoder;
+    use image::{Rgb, RgbImage, Rgba, RgbaImage};
 
     use super::*;
 
@@ -141,6 +149,25 @@ mod tests {
         let gray = read_images(folder.path(), Shape::new(1, 2, 2)).unwrap();
         assert_eq!(gray.picture(1), [255; 4]);
         assert_eq!(read_labels(folder.path()).unwrap(), [0, 0, 1]);
+    }
+
+    /// A photograph that was taken with the camera on its side: the top of what is stored is the right of what was seen.
+    #[test]
+    fn pictures_stand_as_they_say() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = RgbImage::from_fn(16, 16, |_, y| if y < 8 { Rgb([255; 3]) } else { Rgb([0; 3]) });
+        let mut stored = Vec::new();
+        JpegEncoder::new(&mut stored).encode_image(&image).unwrap();
+        // After the two bytes of the start of the file: Exif, a TIFF of one entry, orientation 6.
+        let entry = [0x01, 0x12, 0, 3, 0, 0, 0, 1, 0, 6, 0, 0];
+        let tiff = [&b"MM\0*\0\0\0\x08\0\x01"[..], &entry, &[0; 4]].concat();
+        let exif = [&[0xff, 0xe1, 0, 2 + 6 + tiff.len() as u8], &b"Exif\0\0"[..], &tiff].concat();
+        fs::write(folder.path().join("a.jpg"), &stored).unwrap();
+        fs::write(folder.path().join("b.jpg"), [&stored[..2], &exif, &stored[2..]].concat()).unwrap();
+        let images = read_images(folder.path(), Shape::new(1, 2, 2)).unwrap();
+        let is_white = |index: usize| [0, 1, 2, 3].map(|i| images.picture(index)[i] > 127);
+        assert_eq!(is_white(0), [true, true, false, false]);
+        assert_eq!(is_white(1), [false, true, false, true]);
     }
 
     #[test]
