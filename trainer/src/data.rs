@@ -153,14 +153,12 @@ fn parse_cifar(file: &[u8]) -> Result<(Images, Vec<u8>)> {
 ///
 /// # Errors
 /// As [`read_images`].
-pub fn read_labels(path: &Path) -> Result<Vec<u8>> {
+pub fn read_labels(path: &Path) -> Result<Vec<u16>> {
     if path.is_dir() {
         return folder::read_labels(path);
     }
-    if is_cifar(path) {
-        return Ok(read_cifar(path)?.1);
-    }
-    Ok(read(path, &[LABELS])?.1)
+    let labels = if is_cifar(path) { read_cifar(path)?.1 } else { read(path, &[LABELS])?.1 };
+    Ok(labels.into_iter().map(u16::from).collect())
 }
 
 /// The SHA-256 of a file's bytes in hexadecimal digits.

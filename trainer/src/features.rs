@@ -36,7 +36,7 @@ pub struct Labelled {
     /// The pictures.
     pub images: Images,
     /// The class of each.
-    pub labels: Vec<u8>,
+    pub labels: Vec<u16>,
 }
 
 /// A trained classifier and what it says of the pictures that it was trained on.
@@ -109,7 +109,7 @@ impl Features {
         }
         let shape = train.images.shape();
         ensure!(shape == test.images.shape(), "training and test pictures differ in shape");
-        let classes = train.labels.iter().chain(&test.labels).max().map_or(1, |last| u16::from(*last) + 1);
+        let classes = train.labels.iter().chain(&test.labels).max().map_or(1, |last| last.saturating_add(1));
         let config = OptimiserConfig {
             learning_rate: 3e-3,
             warmup_steps: 50,

@@ -110,8 +110,8 @@ struct TeacherArgs {
     /// or gzipped; or a .bin of CIFAR-10.
     #[arg(long)]
     images: PathBuf,
-    /// Classes of the pictures, for a network that has classes: the same folder, whose folders are the classes; or an IDX file; or
-    /// the same .bin of CIFAR-10.
+    /// Classes of the pictures, for a network that has classes: the same folder, whose folders are the classes, by name and empty
+    /// ones too; or an IDX file; or the same .bin of CIFAR-10.
     #[arg(long)]
     labels: Option<PathBuf>,
     /// Licence of the pictures, kept in the checkpoint.
@@ -397,7 +397,9 @@ fn train_teacher(args: &TeacherArgs) -> Result<()> {
     let images = data::read_pictures(&args.images, config.network.image())?;
     let labels = args.labels.as_ref().map(|path| data::read_labels(path)).transpose()?;
     let mut sources = Sources::from([("pictures".to_owned(), data::digest(&images.pixels))]);
-    sources.extend(labels.as_ref().map(|labels| ("labels".to_owned(), data::digest(labels))));
+    let digest =
+        |labels: &Vec<u16>| data::digest(&labels.iter().flat_map(|l| l.to_le_bytes()).collect::<Vec<_>>());
+    sources.extend(labels.as_ref().map(|labels| ("labels".to_owned(), digest(labels))));
     let run = args.training.open(&config, sources, config.intervals.clone())?;
     let bar = Bar::new(config.steps);
     let trained =

@@ -70,7 +70,7 @@ impl TeacherConfig {
 pub fn train(
     config: &TeacherConfig,
     images: &Images,
-    labels: Option<&[u8]>,
+    labels: Option<&[u16]>,
     run: &Run,
     device: &Device,
     progress: &mut dyn FnMut(&Progress),
@@ -86,7 +86,7 @@ pub fn train(
     if let Some(labels) = labels {
         let (pictures, count) = (images.len(), labels.len());
         ensure!(count == pictures, "there are {count} labels for {pictures} pictures");
-        let beyond = labels.iter().find(|&&label| u16::from(label) >= classes);
+        let beyond = labels.iter().find(|&&label| label >= classes);
         ensure!(
             beyond.is_none(),
             "there is a label {}, the network has {classes} classes",
@@ -101,7 +101,7 @@ pub fn train(
         let x0 = if config.flips { dice.flip(x0) } else { x0 };
         let dropout = Dropout { rate: config.dropout, seed: config.seed, first: dice.first };
         let network = match labels {
-            Some(labels) => network.with_classes(indices.iter().map(|&i| labels[i].into())),
+            Some(labels) => network.with_classes(indices.iter().map(|&i| labels[i])),
             None => network.clone(),
         };
         let loss = rectified_flow(&network.with_dropout(dropout), x0, dice, config.time);

@@ -223,11 +223,11 @@ fn a_teacher_learns_classes() {
         toml::to_string(&Unet { labels: 2, ..unet() }).unwrap()
     ))
     .unwrap();
-    let labels: Vec<u8> = (0..40).map(|i| i % 2).collect();
-    let pixels = labels.iter().flat_map(|label| [label * 255; 64]).collect();
+    let labels: Vec<u16> = (0..40).map(|i| i % 2).collect();
+    let pixels = labels.iter().flat_map(|label| [*label as u8 * 255; 64]).collect();
     let images = Images { pixels, ..images() };
     let (device, folder) = (Device::flex(), tempfile::tempdir().unwrap());
-    let train = |labels: Option<&[u8]>, name: &str| {
+    let train = |labels: Option<&[u16]>, name: &str| {
         let run =
             Run::open(&folder.path().join(name), &config, Sources::new(), config.intervals.clone(), false)
                 .unwrap();

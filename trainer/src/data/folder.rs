@@ -30,37 +30,36 @@ pub(super) fn read_images(folder: &Path, shape: Shape) -> Result<Images> {
     Ok(Images { channels, height, width, pixels })
 }
 
-/// The class of each picture of a folder: the place of the folder below it that the picture is in, by name.
+/// The class of each picture of a folder: the place of the folder below it that the picture is in among all of these, by
+/// name. Those without pictures count too, so that a part of a data set has the classes of the whole.
 ///
 /// # Errors
-/// Where a picture is in no such folder, or there are more than 256 of them.
-pub(super) fn read_labels(folder: &Path) -> Result<Vec<u8>> {
-    let mut classes: Vec<PathBuf> = Vec::new();
-    let class = |file: PathBuf| -> Result<u8> {
-        let mut below = file.strip_prefix(folder)?.components();
-        let class = below.next().map(|first| folder.join(first));
-        let Some(class) = class.filter(|_| below.next().is_some()) else {
-            bail!("{}: it is in no folder of a class", file.display())
-        };
-        // Files come by name, and so do classes.
-        if classes.last() != Some(&class) {
-            classes.push(class);
-        }
-        u8::try_from(classes.len() - 1)
-            .with_context(|| format!("{}: more than 256 classes", folder.display()))
+/// Where a picture is in no such folder, or there are more of them than a u16 counts.
+pub(super) fn read_labels(folder: &Path) -> Result<Vec<u16>> {
+    let classes: Vec<PathBuf> = entries(folder)?.into_iter().filter(|path| path.is_dir()).collect();
+    let class = |file: PathBuf| -> Result<u16> {
+        let first = file.strip_prefix(folder)?.components().next().map(|first| folder.join(first));
+        let place = first.and_then(|first| classes.binary_search(&first).ok());
+        let place = place.with_context(|| format!("{}: it is in no folder of a class", file.display()))?;
+        u16::try_from(place).with_context(|| format!("{}: more than 65,536 classes", folder.display()))
     };
     files(folder)?.into_iter().map(class).collect()
 }
 
-/// All pictures below a folder, by name.
-fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+/// What is in a folder, by name.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let context = || format!("reading {}", folder.display());
     let entries = fs::read_dir(folder).with_context(context)?;
     let mut paths =
         entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>().with_context(context)?;
     paths.sort();
+    Ok(paths)
+}
+
+/// All pictures below a folder, by name.
+fn files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for path in paths {
+    for path in entries(folder)? {
         let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
         if path.is_dir() {
             found.extend(files(&path)?);
@@ -149,6 +148,19 @@ mod tests {
         let gray = read_images(folder.path(), Shape::new(1, 2, 2)).unwrap();
         assert_eq!(gray.picture(1), [255; 4]);
         assert_eq!(read_labels(folder.path()).unwrap(), [0, 0, 1]);
+    }
+
+    /// ImageNet has 1000; here all are empty but the first and the last.
+    #[test]
+    fn classes_are_counted_with_those_that_are_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        for class in 0..1000 {
+            fs::create_dir(folder.path().join(format!("n{class:03}"))).unwrap();
+        }
+        for class in ["n000", "n999"] {
+            RgbImage::new(2, 2).save(folder.path().join(class).join("1.png")).unwrap();
+        }
+        assert_eq!(read_labels(folder.path()).unwrap(), [0, 999]);
     }
 
     /// A photograph that was taken with the camera on its side: the top of what is stored is the right of what was seen.
