@@ -237,6 +237,27 @@ pub trait Simd: Copy + Send + Sync {
     }
 }
 
+/// Has the lines of memory of these bytes fetched into the second cache, where the processor can be told to.
+#[inline(always)]
+pub(crate) fn prefetch(bytes: &[u8]) {
+    const LINE: usize = 64;
+    for line in bytes.chunks(LINE) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: every processor of this architecture has it, and it changes nothing.
+        unsafe {
+            core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(line.as_ptr().cast());
+        }
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above.
+        unsafe {
+            let line = line.as_ptr();
+            core::arch::asm!("prfm pldl2keep, [{line}]", line = in(reg) line, options(nostack, preserves_flags, readonly));
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        let _ = line;
+    }
+}
+
 /// Work that is compiled for every instruction set.
 pub trait Kernel {
     /// Does it. The scratch memory is that of the thread.

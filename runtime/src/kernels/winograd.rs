@@ -13,7 +13,7 @@ use traflow_graph::winograd::{TILE_GROUP, Winograd};
 
 use super::conv2d::End;
 use crate::cpu::Cpu;
-use crate::simd::{Element, Grid, Kernel, Simd};
+use crate::simd::{Element, Grid, Kernel, Simd, prefetch};
 use crate::tiles::{Gemm, Panels, Rows, group};
 
 /// The points of F(4×4).
@@ -263,7 +263,11 @@ impl Outputs<'_> {
             let panels = group(all - panel, self.sizes.panels());
             for first in (0..self.sizes.channels).step_by(self.sizes.depth()) {
                 let channels = first..self.sizes.channels.min(first + self.sizes.depth());
-                self.multiply(s, panel..panel + panels, channels, u, products);
+                let next = match self.channels(channels.end) {
+                    Some(next) => (panel..panel + panels, next),
+                    None => (panel + panels..all.min(panel + 2 * panels), self.channels(0).unwrap_or(0..0)),
+                };
+                self.multiply(s, panel..panel + panels, channels, next, u, products);
             }
             match self.sizes.tile {
                 2 => self.transform_outputs::<S, 4>(s, products, panel, panels),
@@ -273,13 +277,22 @@ impl Outputs<'_> {
         }
     }
 
-    /// The products of some panels and of some channels of the input; those of earlier channels are there already.
+    /// The channels of the input from this one on that are multiplied together.
+    #[inline(always)]
+    fn channels(&self, first: usize) -> Option<Range<usize>> {
+        let all = self.sizes.channels;
+        (first < all).then(|| first..all.min(first + self.sizes.depth()))
+    }
+
+    /// The products of some panels and of some channels of the input; those of earlier channels are there already. The weights
+    /// of the next ones are fetched meanwhile: it takes longer to wait for them than to transform them.
     #[inline(always)]
     fn multiply<S: Simd>(
         &self,
         s: S,
         panels: Range<usize>,
         channels: Range<usize>,
+        next: (Range<usize>, Range<usize>),
         u: &mut [f32],
         products: &mut [f32],
     ) {
@@ -309,8 +322,25 @@ impl Outputs<'_> {
                     let y = &mut products[point * (count * width + PANEL)..][..count * width];
                     let (size, add) = ([count, width], channels.start > 0);
                     Gemm { a: v, b: u, size, add, y, stride: width }.run(s);
+                    for panel in next.0.clone() {
+                        let weights = self.weight_bytes(self.panel + panel, next.1.clone());
+                        let part = weights.len().div_ceil(points * points);
+                        let first = (point * part).min(weights.len());
+                        prefetch(&weights[first..weights.len().min(first + part)]);
+                    }
                 }
             }
+        }
+    }
+
+    /// The bytes of the weights of a panel for some channels of the input.
+    #[inline(always)]
+    fn weight_bytes(&self, panel: usize, channels: Range<usize>) -> &[u8] {
+        let (weights, width) = self.panel_weights(panel);
+        let range = channels.start * 9 * width..channels.end * 9 * width;
+        match weights {
+            Weights::F32(weights) => bytemuck::cast_slice(&weights[range]),
+            Weights::F16(weights) => bytemuck::cast_slice(&weights[range]),
         }
     }
 
