@@ -1086,4 +1086,25 @@ mod tests {
             assert_eq!(checksum(&words), [sum, sums], "{records} records");
         }
     }
+
+    /// A file's memory plan has room for so much, whatever reads it: who changes one of these numbers makes another version of the
+    /// format.
+    #[test]
+    fn scratch_memory_is_a_part_of_the_format() {
+        let conv = |method, x, out| {
+            let kernel = 3;
+            scratch_bytes(Op::Conv2d { out, kernel, bias: true, residual: None, method }, &[x], 4)
+        };
+        assert_eq!(conv(Method::Direct, Shape::new(12, 6, 10), 64), 48);
+        assert_eq!(conv(Method::Winograd4, Shape::new(15, 32, 32), 64), 60, "direct sums");
+        assert_eq!(conv(Method::Winograd4, Shape::new(64, 16, 16), 64), 334_528);
+        assert_eq!(conv(Method::Winograd2, Shape::new(128, 8, 8), 384), 314_304);
+        assert_eq!(conv(Method::Winograd4, Shape::new(200, 40, 24), 20), 2_353_344);
+        let attention = |bytes| scratch_bytes(Op::Attention { heads: 2 }, &[Shape::new(96, 6, 10)], bytes);
+        assert_eq!(attention(4), 6016);
+        let norm = Op::GroupNorm { groups: 4, epsilon: 1e-5, silu: true };
+        assert_eq!(scratch_bytes(norm, &[Shape::new(20, 16, 16)], 4), 320);
+        let blur = Op::Blur { near: 0.25, far: 0.0 };
+        assert_eq!(scratch_bytes(blur, &[Shape::new(8, 6, 10)], 4), 448);
+    }
 }
