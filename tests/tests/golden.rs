@@ -1,9 +1,10 @@
 //! The format has not changed by accident: the exporter writes the bytes that it once wrote, and they make the same picture.
 //!
 //! `tests/golden/tiny-v4.traflow` is a network of random weights in format version 4, the only one of floating point that is
-//! read, and `tiny-v4.json` its picture of one seed. `UPDATE_GOLDEN=1 cargo test --package traflow-tests` writes them anew: for
-//! a new version of the format under a new name, never over files of the same version. Those of an older version are removed,
-//! since nothing reads them; models are exported again from their checkpoints.
+//! read, and `tiny-v4.json` its picture of one seed. `UPDATE_GOLDEN=1 cargo test --package traflow-tests` writes them anew:
+//! for a new version of the format under a new name, and over files of the same version only where the exporter is meant to
+//! put other nodes into a file. Those of an older version are removed, since nothing reads them; models are exported again
+//! from their checkpoints.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs;
