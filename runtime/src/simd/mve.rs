@@ -1,14 +1,15 @@
-//! Cortex-M with the vector extension (M55): sixteen products of 8 bits and their sum an instruction, `VMLADAVA`.
+//! Cortex-M with the vector extension (M55): sixteen products of 8 bits and their sum an instruction, `VMLADAVA`, and four
+//! numbers of 32 bits at once.
 //!
 //! Compilers have no stable intrinsics for it either: see [`dsp`](super::dsp).
 
 use core::arch::naked_asm;
 
-use traflow_graph::quant::QUAD;
+use traflow_graph::quant::{AFFINE_BITS, QUAD, TABLE};
 
 use super::dot::{Dot, End, Sums, Tile, Window};
 use super::dsp::Dsp;
-use crate::kernels::int8::ValuesMut;
+use crate::kernels::int8::{Values, ValuesMut};
 
 /// A processor that has the extension, for inputs of 8 bits. Their rows stay as they are.
 #[derive(Clone, Copy, Debug)]
@@ -136,5 +137,109 @@ unsafe extern "C" fn products(
         "vpop {{d8, d9, d10, d11}}",
         "add sp, #16",
         "pop {{r4, r5, r6, r7, r8, r9, r10, r11, r12, pc}}",
+    )
+}
+
+/// SiLU of an affine function of each channel, of whole quads of channels: see
+/// [`GroupNorm`](crate::kernels::int8::GroupNorm). False where it does not serve, and nothing was done.
+pub(crate) fn silu(x: Option<Values<'_>>, affine: &[[i64; 2]], table: &[i16; TABLE], y: &mut [i8]) -> bool {
+    let (quads, []) = affine.as_chunks::<QUAD>() else { return false };
+    let channels = affine.len().max(1);
+    let count = y.len() / channels;
+    let (from, bytes, work): (*const u8, _, unsafe extern "C" fn(&Quad)) = match x {
+        None => (y.as_ptr().cast(), 1, silu_of_quad::<false>),
+        Some(Values::Narrow(x)) if x.len() == y.len() => (x.as_ptr().cast(), 1, silu_of_quad::<false>),
+        Some(Values::Wide(x)) if x.len() == y.len() => (x.as_ptr().cast(), 2, silu_of_quad::<true>),
+        Some(_) => return false,
+    };
+    if count == 0 {
+        return true;
+    }
+    for (index, quad) in quads.iter().enumerate() {
+        // A factor is `upper · 2¹⁶ + lower`, the lower part with a sign; a bias has none.
+        let lower = quad.map(|[factor, _]| i32::from(factor as i16));
+        let job = Quad {
+            x: from.wrapping_add(index * QUAD * bytes),
+            x_step: channels * bytes,
+            y: y.as_mut_ptr().wrapping_add(index * QUAD),
+            y_step: channels,
+            table: table.as_ptr(),
+            count,
+            upper: core::array::from_fn(|lane| (quad[lane][0] as i32 - lower[lane]) >> AFFINE_BITS),
+            lower,
+            upper_bias: quad.map(|[_, bias]| (bias >> AFFINE_BITS) as i32),
+            lower_bias: quad.map(|[_, bias]| i32::from(bias as u16)),
+        };
+        // SAFETY: as many quads as `count`, a pixel apart, are inside both slices, and the table has the ends of 256 pieces.
+        unsafe { work(&job) };
+    }
+    true
+}
+
+/// What `silu_of_quad` reads and writes.
+#[repr(C)]
+struct Quad {
+    x: *const u8,
+    x_step: usize,
+    y: *mut i8,
+    y_step: usize,
+    table: *const i16,
+    count: usize,
+    upper: [i32; QUAD],
+    lower: [i32; QUAD],
+    upper_bias: [i32; QUAD],
+    lower_bias: [i32; QUAD],
+}
+
+/// Four channels of each pixel: the affine function by halves, as on other vectors, clamped to 16 bits
+/// without sign, and both ends of a piece gathered.
+#[unsafe(naked)]
+unsafe extern "C" fn silu_of_quad<const WIDE: bool>(job: &Quad) {
+    naked_asm!(
+        ".cpu cortex-m55",
+        "push {{r4, r5, r6, lr}}",
+        "vpush {{d8, d9, d10, d11, d12, d13, d14, d15}}",
+        "ldrd r1, r2, [r0]",
+        "ldrd r3, r4, [r0, #8]",
+        "ldrd r5, r6, [r0, #16]",
+        "adds r0, #24",
+        "vldrw.u32 q4, [r0]",
+        "vldrw.u32 q5, [r0, #16]",
+        "vldrw.u32 q6, [r0, #32]",
+        "vldrw.u32 q7, [r0, #48]",
+        "adds r0, r5, #2",
+        "dls lr, r6",
+        "2:",
+        ".if {WIDE}",
+        "vldrh.s32 q0, [r1]",
+        ".else",
+        "vldrb.s32 q0, [r1]",
+        ".endif",
+        "add r1, r1, r2",
+        "vmul.i32 q1, q0, q5",
+        "vadd.i32 q1, q1, q7",
+        "vshr.s32 q1, q1, #16",
+        "vmul.i32 q0, q0, q4",
+        "vadd.i32 q0, q0, q6",
+        "vadd.i32 q0, q0, q1",
+        "vqmovunb.s32 q0, q0",
+        "vmovlb.u16 q0, q0",
+        "vshr.u32 q1, q0, #8",
+        "vbic.i32 q0, #0xff00",
+        "vldrh.s32 q2, [r5, q1, uxtw #1]",
+        "vldrh.s32 q3, [r0, q1, uxtw #1]",
+        "vsub.i32 q3, q3, q2",
+        "vmul.i32 q3, q3, q0",
+        "vshl.i32 q2, q2, #8",
+        "vadd.i32 q2, q2, q3",
+        "vrshr.s32 q2, q2, #15",
+        "vqmovnb.s32 q2, q2",
+        "vqmovnb.s16 q2, q2",
+        "vstrb.32 q2, [r3]",
+        "add r3, r3, r4",
+        "le lr, 2b",
+        "vpop {{d8, d9, d10, d11, d12, d13, d14, d15}}",
+        "pop {{r4, r5, r6, pc}}",
+        WIDE = const WIDE as u8,
     )
 }

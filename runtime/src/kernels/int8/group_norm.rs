@@ -268,6 +268,13 @@ impl GroupNorm<'_> {
                 *affine = normal.affine(gain, self.gain_shift, long(bias));
             }
         }
+        #[cfg(mve)]
+        if let (ValuesMut::Narrow(y), Some(table), Some(affine)) =
+            (&mut self.y, table, self.scratch.get(..channels))
+            && crate::simd::mve::silu(self.x, affine, table, y)
+        {
+            return;
+        }
         let shift = silu_shift(&self.y);
         if let (Some(Values::Narrow(x)), ValuesMut::Narrow(y)) = (self.x, &mut self.y) {
             copy(x, y);
