@@ -47,7 +47,7 @@ fn rewrite(network: Network, all: bool) -> Result<Network, GraphError> {
 }
 
 /// Whether one node alone reads this value, once.
-fn read_once(nodes: &[Node], value: Value) -> bool {
+pub(crate) fn read_once(nodes: &[Node], value: Value) -> bool {
     nodes.iter().flat_map(|node| &node.inputs).filter(|&&input| input == value).count() == 1
 }
 

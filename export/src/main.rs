@@ -178,12 +178,13 @@ fn run(arguments: &Arguments, ranges: Option<&str>) -> Result<()> {
     );
 
     let checkpoint = Checkpoint::read(path)?;
-    if checkpoint.formats.is_some() && !arguments.calibration.recalibrate {
-        ensure!(
-            ranges.is_none(),
-            "{}: it was trained for integers and has ranges: --{} is of no use without --recalibrate",
-            path.display(),
-            ranges.unwrap_or_default().replace('_', "-")
+    if let Some(option) = ranges
+        && checkpoint.formats.is_some()
+        && !arguments.calibration.recalibrate
+    {
+        let (path, option) = (path.display(), option.replace('_', "-"));
+        bail!(
+            "{path}: it was trained for integers and has ranges: --{option} is of no use without --recalibrate"
         );
     }
     let (mut json, text) = match arguments.onnx {

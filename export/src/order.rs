@@ -5,6 +5,7 @@ use std::mem::{replace, swap};
 use traflow_graph::graph::{GraphError, Value};
 use traflow_graph::op::Op;
 
+use crate::fuse::read_once;
 use crate::network::Network;
 
 /// The same function where each projection of a picture that was just doubled comes before the doubling, and so has a quarter
@@ -21,8 +22,7 @@ pub fn projections_before_doubling(network: Network) -> Result<Network, GraphErr
         else {
             continue;
         };
-        let readers = nodes.iter().filter(|node| node.inputs.contains(&x)).count();
-        if matches!(nodes[x.index()].op, Op::Upsample) && readers == 1 {
+        if matches!(nodes[x.index()].op, Op::Upsample) && read_once(&nodes, x) {
             let (before, from) = nodes.split_at_mut(index);
             swap(&mut before[x.index()], &mut from[0]);
             swap(&mut before[x.index()].inputs, &mut from[0].inputs);
