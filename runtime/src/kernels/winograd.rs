@@ -261,9 +261,10 @@ impl Outputs<'_> {
         let mut panel = 0;
         while panel < all {
             let panels = group(all - panel, self.sizes.panels());
-            for first in (0..self.sizes.channels).step_by(self.sizes.depth()) {
-                let channels = first..self.sizes.channels.min(first + self.sizes.depth());
-                let next = match self.channels(channels.end) {
+            let mut rest = self.channels(0);
+            while let Some(channels) = rest {
+                rest = self.channels(channels.end);
+                let next = match rest.clone() {
                     Some(next) => (panel..panel + panels, next),
                     None => (panel + panels..all.min(panel + 2 * panels), self.channels(0).unwrap_or(0..0)),
                 };
