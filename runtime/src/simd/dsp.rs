@@ -61,15 +61,13 @@ impl Dot for Dsp {
     }
 
     fn rescale(self, end: &End<'_>, sums: &[Sums], y: &mut ValuesMut<'_>, first: usize) -> bool {
-        let (y, len, wide): (*mut u8, _, _) = match y {
-            ValuesMut::Narrow(y) => {
-                let y = y.get_mut(first..).unwrap_or_default();
-                (y.as_mut_ptr().cast(), y.len(), false)
-            }
-            ValuesMut::Wide(y) => {
-                let y = y.get_mut(first..).unwrap_or_default();
-                (y.as_mut_ptr().cast(), y.len(), true)
-            }
+        fn from<Y>(y: &mut [Y], first: usize) -> (*mut u8, usize) {
+            let y = y.get_mut(first..).unwrap_or_default();
+            (y.as_mut_ptr().cast(), y.len())
+        }
+        let ((y, len), wide) = match y {
+            ValuesMut::Narrow(y) => (from(y, first), false),
+            ValuesMut::Wide(y) => (from(y, first), true),
         };
         let r = match end.r {
             None => y.cast_const(),

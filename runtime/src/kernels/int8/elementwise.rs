@@ -40,7 +40,8 @@ pub struct Silu<'a> {
 
 impl<'a> Silu<'a> {
     /// Computes it.
-    pub fn run(self, cpu: &Cpu) {
+    pub fn run(mut self, cpu: &Cpu) {
+        self.bias = self.bias.clamp(-BIAS, BIAS);
         let Some(vectors) = cpu.isa().vectors() else { return self.words() };
         let Self { x, factor, bias, table, y } = self;
         let part = y.len().div_ceil(cpu.threads()).next_multiple_of(64);
@@ -54,8 +55,7 @@ impl<'a> Silu<'a> {
     /// For processors with nothing but general registers.
     fn words(mut self) {
         let (Some(table), shift) = (self.table.first_chunk(), silu_shift(&self.y)) else { return };
-        let bias = self.bias.clamp(-BIAS, BIAS);
-        let affine = |q| shifted(i64::from(q) * i64::from(self.factor) + bias, AFFINE_BITS);
+        let affine = |q| shifted(i64::from(q) * i64::from(self.factor) + self.bias, AFFINE_BITS);
         self.y.map(self.x, [0, 1, self.y.len()], &|_, numbers| {
             numbers.iter_mut().for_each(|number| *number = silu(table, affine(*number), shift));
         });

@@ -153,12 +153,12 @@ pub(super) struct Affine<V> {
 }
 
 impl<V: Copy> Affine<V> {
-    /// Of factors and biases; the lanes after them give zeros.
+    /// Of factors, and of biases up to [`BIAS`]; the lanes after them give zeros.
     #[inline(always)]
     pub(super) fn load<S: Lanes<V = V>>(s: S, affine: &[[i64; 2]]) -> Self {
         let (mut factors, mut biases) = ([[0; LANES]; 2], [[0; LANES]; 2]);
         for (lane, &[factor, bias]) in affine.iter().enumerate().take(LANES) {
-            let (lower, bias) = (factor as i16, bias.clamp(-BIAS, BIAS));
+            let lower = factor as i16;
             // Pairs of which the second is zero.
             factors[0][lane] = i32::from(((factor - i64::from(lower)) >> 16) as u16);
             factors[1][lane] = i32::from(lower as u16);
