@@ -1,5 +1,3 @@
-use core::ops::Range;
-
 use traflow_graph::model::parts;
 
 use crate::cpu::Cpu;
@@ -44,15 +42,17 @@ impl GroupNorm<'_> {
         let of_thread = parts.div_ceil(cpu.threads());
         let tasks = moments.chunks_mut(of_thread * 2 * channels).zip(input.chunks((of_thread * part).max(1)));
         cpu.run(tasks.map(|(moments, x)| Moments { x, part, channels, moments }), &mut []);
+        cpu.isa().run(Combine { part: part / channels, pixels, channels, moments }, &mut []);
 
+        let (combined, others) = moments.split_at_mut(2 * channels);
+        let (factors, offsets) = combined.split_at_mut(channels);
         let of_group = (channels / groups.max(1)).max(1);
         let parameters = scale.chunks_exact(of_group).zip(shift.chunks_exact(of_group));
-        for (index, (scale, shift)) in parameters.enumerate() {
-            let group = index * of_group..(index + 1) * of_group;
-            affine(moments, channels, group, part / channels, pixels, epsilon, scale, shift);
+        let places = factors.chunks_exact_mut(of_group).zip(offsets.chunks_exact_mut(of_group));
+        for (index, (moments, parameters)) in places.zip(parameters).enumerate() {
+            let beyond = others.get(index * of_group..(index + 1) * of_group).unwrap_or_default();
+            affine(moments, beyond, pixels, epsilon, parameters);
         }
-        let (factors, rest) = moments.split_at(channels);
-        let offsets = &rest[..channels];
 
         let part = pixels.div_ceil(cpu.threads()).max(1) * channels;
         let parts = y.chunks_mut(part).enumerate().map(|(index, y)| {
@@ -83,37 +83,26 @@ impl GroupNorm<'_> {
     }
 }
 
-/// Turns means and sums of squared deviations of the channels of a group, of each part of the pixels, into factors and
-/// offsets that normalise them, in the place of those of the first part.
-#[allow(clippy::too_many_arguments, reason = "sizes, and the parameters of a group")]
+/// Turns means and sums of squared deviations of the channels of a group into factors and offsets that normalise them. The
+/// means are to be moved by what is beyond them.
 fn affine(
-    moments: &mut [f32],
-    channels: usize,
-    group: Range<usize>,
-    part: usize,
+    (means, squares): (&mut [f32], &mut [f32]),
+    beyond: &[f32],
     pixels: usize,
     epsilon: f32,
-    scale: &[f32],
-    shift: &[f32],
+    (scale, shift): (&[f32], &[f32]),
 ) {
-    let count = (pixels * group.len()) as f64;
-    let (mut mean, mut squares) = (0.0, 0.0);
-    for (index, of_part) in moments.chunks_exact(2 * channels).enumerate() {
-        let pixels = part.min(pixels - index * part) as f64;
-        mean += pixels * of_part[group.clone()].iter().map(|&mean| f64::from(mean)).sum::<f64>() / count;
-    }
-    for (index, of_part) in moments.chunks_exact(2 * channels).enumerate() {
-        let pixels = part.min(pixels - index * part) as f64;
-        let (means, squares_of_part) = of_part.split_at(channels);
-        for (of_channel, square) in means[group.clone()].iter().zip(&squares_of_part[group.clone()]) {
-            let apart = f64::from(*of_channel) - mean;
-            squares += f64::from(*square) + pixels * apart * apart;
-        }
-    }
-    let factor = rsqrt((squares / count) as f32 + epsilon);
-    let (factors, offsets) = moments.split_at_mut(channels);
-    let places = factors[group.clone()].iter_mut().zip(&mut offsets[group]);
-    for ((factor_of, offset_of), (scale, shift)) in places.zip(scale.iter().zip(shift)) {
+    let (channels, pixels) = (means.len() as f64, pixels as f64);
+    let beyond = beyond.iter().chain(core::iter::repeat(&0.0));
+    let exact = means.iter().zip(beyond).map(|(&mean, &beyond)| f64::from(mean) + f64::from(beyond));
+    let mean = exact.clone().sum::<f64>() / channels;
+    let of_channels = exact.zip(&*squares).map(|(of_channel, &squares)| {
+        let apart = of_channel - mean;
+        f64::from(squares) + pixels * apart * apart
+    });
+    let factor = rsqrt((of_channels.sum::<f64>() / (channels * pixels)) as f32 + epsilon);
+    for ((factor_of, offset_of), (scale, shift)) in means.iter_mut().zip(squares).zip(scale.iter().zip(shift))
+    {
         *factor_of = factor * scale;
         *offset_of = (f64::from(*shift) - mean * f64::from(*factor_of)) as f32;
     }
@@ -189,6 +178,43 @@ fn moments_of<S: Simd, const N: usize>(
         s.store(s.add(origin[n], mean), &mut means[channel(n)]);
         let square = s.sub(squares[n], s.mul(sums[n], mean));
         s.store(s.max(square, s.splat(0.0)), &mut squares_of[channel(n)]);
+    }
+}
+
+/// Combines the moments of all parts, one after the other: their sums come in the place of those of the first part, whose means
+/// stay, and by how much the mean of all is beyond them in the place of the second part's. One number would lose digits where
+/// means are far from 0.
+struct Combine<'a> {
+    /// Pixels of a part; the last one may have fewer.
+    part: usize,
+    pixels: usize,
+    channels: usize,
+    /// For each part the means, then the sums.
+    moments: &'a mut [f32],
+}
+
+impl Kernel for Combine<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S, _: &mut [f32]) {
+        let Self { part, pixels, channels, moments } = self;
+        for first in (0..channels).step_by(S::LANES) {
+            let means = first..channels.min(first + S::LANES);
+            let squares_of = means.start + channels..means.end + channels;
+            let origin = s.load(&moments[means.clone()]);
+            let (mut beyond, mut squares) = (s.splat(0.0), s.splat(0.0));
+            for (index, moments) in moments.chunks_exact(2 * channels).enumerate() {
+                let (before, new) = (index * part, part.min(pixels - index * part));
+                let share = new as f32 / (before + new) as f32;
+                let apart = s.sub(s.sub(s.load(&moments[means.clone()]), origin), beyond);
+                beyond = s.mul_add(apart, s.splat(share), beyond);
+                squares = s.add(squares, s.load(&moments[squares_of.clone()]));
+                squares = s.mul_add(s.mul(apart, apart), s.splat(before as f32 * share), squares);
+            }
+            s.store(squares, &mut moments[squares_of]);
+            if let Some(place) = moments.get_mut(means.start + 2 * channels..means.end + 2 * channels) {
+                s.store(beyond, place);
+            }
+        }
     }
 }
 
