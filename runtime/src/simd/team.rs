@@ -3,6 +3,7 @@
 //! A kernel takes 2 to 200 µs and a picture has a hundred, so what counts is the time between "go" and "done". Here that is
 //! one number, which those who wait look at again and again.
 
+use std::cell::UnsafeCell;
 use std::hint::spin_loop;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,10 +16,13 @@ use std::vec::Vec;
 /// between two kernels.
 const LOOKS: usize = 4000;
 
-/// The state of a team: how many threads work, whether others may join them, and the number of the piece of work.
+/// The state of a team: how many threads work, how many have come to this piece of work, whether others may, whether all are to
+/// end, and the number of the piece of work, as much of it as there is room for.
 const JOIN: usize = 1;
-const OPEN: usize = 1 << 12;
-const TURN: usize = 1 << 13;
+const CAME: usize = 1 << 12;
+const OPEN: usize = 1 << 24;
+const END: usize = 1 << 25;
+const TURN: usize = 1 << 26;
 
 /// Work, which is given the number of the thread, from 0.
 type Work<'a> = dyn Fn(usize) + Sync + 'a;
@@ -33,12 +37,24 @@ pub(crate) struct Team {
 }
 
 struct Shared {
-    state: AtomicUsize,
-    /// Valid for those who have joined. None tells them to end.
-    work: Mutex<Option<&'static Work<'static>>>,
+    call: Call,
+    /// How many threads sleep, or are about to.
+    asleep: AtomicUsize,
     /// Whether work has panicked in one of them.
     failed: AtomicBool,
 }
+
+/// What those who wait look at, and what they need first when there is work, in one pair of lines of the caches and alone
+/// there: what is written beside it would have to be fetched from who looks.
+#[repr(align(128))]
+struct Call {
+    state: AtomicUsize,
+    /// Written while nobody has joined and none can, and valid for those who have.
+    work: UnsafeCell<Option<&'static Work<'static>>>,
+}
+
+// SAFETY: the work is `Sync`, and it is written when nobody reads it, as the state says.
+unsafe impl Sync for Call {}
 
 impl core::fmt::Debug for Shared {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -52,12 +68,12 @@ impl Team {
     /// # Errors
     /// Where the operating system does not give them, or there are too many to count.
     pub(crate) fn new(count: usize) -> io::Result<Self> {
-        if count >= OPEN {
+        if count >= CAME {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let shared = Arc::new(Shared {
-            state: AtomicUsize::new(0),
-            work: Mutex::default(),
+            call: Call { state: AtomicUsize::new(0), work: UnsafeCell::new(None) },
+            asleep: AtomicUsize::new(0),
             failed: AtomicBool::new(false),
         });
         // A team that is not complete ends those that were started.
@@ -80,25 +96,35 @@ impl Team {
         // leaving. This function does not end before all have left and none can join, not even by a panic: `Done` sees to it.
         let work = unsafe { core::mem::transmute::<&Work<'_>, &'static Work<'static>>(work) };
         {
-            let _done = Done(&self.shared);
-            self.shared.failed.store(false, Ordering::Relaxed);
-            self.announce(Some(work));
+            let _done = Done(self);
+            let Call { state, work: place } = &self.shared.call;
+            // SAFETY: nobody works, and none can join but by what follows.
+            unsafe { *place.get() = Some(work) };
+            // So nobody else changes the state either, and a plain store does not wait until this processor has the line.
+            let turn = state.load(Ordering::Relaxed) / TURN;
+            state.store(turn.wrapping_add(1).wrapping_mul(TURN) + OPEN, Ordering::Release);
+            // One that goes to sleep at this moment may be overlooked, and is woken by the next piece of work.
+            if self.shared.asleep.load(Ordering::Relaxed) > 0 {
+                self.wake();
+            }
             own();
         }
-        assert!(!self.shared.failed.load(Ordering::Relaxed), "a thread panicked");
+        // It is seldom changed, so that each processor has it at hand.
+        if self.shared.failed.load(Ordering::Relaxed) {
+            self.shared.failed.store(false, Ordering::Relaxed);
+            panic!("a thread panicked");
+        }
     }
 
-    fn announce(&self, work: Option<&'static Work<'static>>) {
-        *lock(&self.shared.work) = work;
-        // Nobody works, and none can join but by this.
-        self.shared.state.fetch_add(TURN + OPEN, Ordering::Release);
+    fn wake(&self) {
         self.threads.iter().for_each(|thread| thread.thread().unpark());
     }
 }
 
 impl Drop for Team {
     fn drop(&mut self) {
-        self.announce(None);
+        self.shared.call.state.store(END, Ordering::Release);
+        self.wake();
         for thread in self.threads.drain(..) {
             // Panics of work were caught.
             _ = thread.join();
@@ -107,13 +133,20 @@ impl Drop for Team {
 }
 
 /// Lets nobody join any more and waits for those who have, when it goes.
-struct Done<'a>(&'a Shared);
+struct Done<'a>(&'a Team);
 
 impl Drop for Done<'_> {
     fn drop(&mut self) {
-        let mut state = self.0.state.fetch_sub(OPEN, Ordering::AcqRel) - OPEN;
+        let Team { shared, threads, .. } = self.0;
+        let state = &shared.call.state;
+        let all = threads.len() * CAME;
+        // Where all have come nobody else can, and the line stays where it is.
+        let mut now = state.load(Ordering::Acquire);
+        if now & (OPEN - CAME) < all {
+            now = state.fetch_sub(OPEN, Ordering::AcqRel) - OPEN;
+        }
         let mut looks = 0;
-        while state & (OPEN - 1) > 0 {
+        while now & (CAME - JOIN) > 0 {
             looks += 1;
             // Where there are more threads than processors, one of them may wait for this one's.
             if looks < LOOKS {
@@ -121,7 +154,7 @@ impl Drop for Done<'_> {
             } else {
                 thread::yield_now()
             }
-            state = self.0.state.load(Ordering::Acquire);
+            now = state.load(Ordering::Acquire);
         }
     }
 }
@@ -129,30 +162,43 @@ impl Drop for Done<'_> {
 impl Shared {
     /// What a thread does all its life.
     fn serve(&self, index: usize) {
+        let Self { call: Call { state: of_team, work }, asleep, failed } = self;
         let (mut seen, mut looks) = (0, 0);
         loop {
-            let state = self.state.load(Ordering::Acquire);
+            let state = of_team.load(Ordering::Acquire);
+            if state & END > 0 {
+                return;
+            }
             if state / TURN == seen || state & OPEN == 0 {
                 looks += 1;
-                // Whoever announces work wakes those who sleep; a wake-up that came before lets the next sleep end at once.
                 if looks < LOOKS {
                     spin_loop()
+                } else if looks == LOOKS {
+                    // And looks once more before it sleeps.
+                    asleep.fetch_add(1, Ordering::SeqCst);
                 } else {
-                    thread::park()
+                    // A wake-up that came before lets this end at once.
+                    thread::park();
+                    asleep.fetch_sub(1, Ordering::SeqCst);
+                    looks = 0;
                 }
                 continue;
             }
             let joined =
-                self.state.compare_exchange(state, state + JOIN, Ordering::AcqRel, Ordering::Relaxed);
+                of_team.compare_exchange(state, state + JOIN + CAME, Ordering::AcqRel, Ordering::Relaxed);
             if joined.is_err() {
                 continue;
             }
-            (seen, looks) = (state / TURN, 0);
-            let Some(work) = *lock(&self.work) else { return };
-            if catch_unwind(AssertUnwindSafe(|| work(index))).is_err() {
-                self.failed.store(true, Ordering::Relaxed);
+            if looks == LOOKS {
+                asleep.fetch_sub(1, Ordering::SeqCst);
             }
-            self.state.fetch_sub(JOIN, Ordering::Release);
+            (seen, looks) = (state / TURN, 0);
+            // SAFETY: this thread has joined, so nobody writes it.
+            let work = unsafe { *work.get() };
+            if catch_unwind(AssertUnwindSafe(|| work.map(|work| work(index)))).is_err() {
+                failed.store(true, Ordering::Relaxed);
+            }
+            of_team.fetch_sub(JOIN, Ordering::Release);
         }
     }
 }
@@ -165,7 +211,7 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn all_work_is_done_once() {
@@ -192,22 +238,42 @@ mod tests {
     }
 
     #[test]
+    fn those_who_sleep_are_woken() {
+        let team = Team::new(2).unwrap();
+        let joined = AtomicUsize::new(0);
+        while joined.load(Ordering::Relaxed) < 2 {
+            while team.shared.asleep.load(Ordering::Relaxed) < 2 {
+                thread::yield_now();
+            }
+            joined.store(0, Ordering::Relaxed);
+            let work = |_| _ = joined.fetch_add(1, Ordering::Relaxed);
+            team.run(&work, || thread::sleep(Duration::from_millis(20)));
+        }
+    }
+
+    #[test]
     fn a_panic_reaches_the_caller_and_leaves_a_team() {
         let team = Team::new(2).unwrap();
         for whose in 0..3 {
-            let joined = AtomicUsize::new(0);
-            let work = |index: usize| {
-                joined.fetch_add(1, Ordering::Relaxed);
-                assert!(index != whose, "on purpose");
-            };
-            let own = || {
-                // Until both others are there.
-                while joined.load(Ordering::Relaxed) < 2 {
-                    thread::yield_now();
+            // A thread that goes to sleep may overlook the first call.
+            let caught = loop {
+                let (joined, start) = (AtomicUsize::new(0), Instant::now());
+                let work = |index: usize| {
+                    joined.fetch_add(1, Ordering::Relaxed);
+                    assert!(index != whose, "on purpose");
+                };
+                let own = || {
+                    // Until both others are there.
+                    while joined.load(Ordering::Relaxed) < 2 && start.elapsed() < Duration::from_secs(1) {
+                        thread::yield_now();
+                    }
+                    work(2);
+                };
+                let caught = catch_unwind(AssertUnwindSafe(|| team.run(&work, own)));
+                if joined.into_inner() == 3 {
+                    break caught;
                 }
-                work(2);
             };
-            let caught = catch_unwind(AssertUnwindSafe(|| team.run(&work, own)));
             assert!(caught.is_err(), "{whose}");
         }
         team.run(&|_| (), || ());
