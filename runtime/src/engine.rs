@@ -185,18 +185,18 @@ impl<'m, 'a> Engine<'m, 'a> {
             disjoint(memory.arena, [image.clone(), velocity.clone(), 0..0, 0..0])
         {
             fill(cpu, outside);
-            let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
-            for (pixel, image) in image.chunks_exact_mut(channels).enumerate() {
-                image.iter_mut().zip(outside[pixel..].iter().step_by(pixels)).for_each(|(x, y)| *x = *y);
+            for (channel, plane) in outside.chunks_exact(shape.pixels()).enumerate() {
+                let pixels = image.chunks_exact_mut(shape.channels.into());
+                pixels.zip(plane).for_each(|(pixel, x)| pixel[channel] = *x);
             }
         }
         for (index, moment) in schedule {
             memory.step(cpu, index, moment, after);
         }
         if let Some([image, outside, ..]) = disjoint(memory.arena, [image, velocity.clone(), 0..0, 0..0]) {
-            let (channels, pixels) = (usize::from(shape.channels), shape.pixels());
-            for (pixel, image) in image.chunks_exact(channels).enumerate() {
-                outside[pixel..].iter_mut().step_by(pixels).zip(image).for_each(|(y, x)| *y = *x);
+            for (channel, plane) in outside.chunks_exact_mut(shape.pixels()).enumerate() {
+                let pixels = image.chunks_exact(shape.channels.into());
+                pixels.zip(plane).for_each(|(pixel, x)| *x = pixel[channel]);
             }
         }
         Ok(memory.arena.get(velocity).unwrap_or_default())
