@@ -360,7 +360,7 @@ fn hostile_files_are_errors_or_run() {
     let random = Noise::new(12);
     let mut ran = 0;
     for round in 0..10_000u64 {
-        let mut blocks = originals[round as usize / 2 % 2].clone();
+        let mut blocks = originals[round as usize / 2 % originals.len()].clone();
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut blocks);
         let span = if round % 2 == 0 { bytes.len() } else { bytes.len().min(2000) };
         for change in 0..=round % 3 {
