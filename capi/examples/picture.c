@@ -1,6 +1,6 @@
 /*
- * Draws a picture from a seed: picture MODEL SEED STEPS OUTPUT writes a PGM or PPM file and prints the picture's digest,
- * which of a file of integers is the same on every machine.
+ * Draws a picture from a seed: picture MODEL SEED STEPS OUTPUT [CLASS] writes a PGM or PPM file and prints the picture's
+ * digest, which of a file of integers is the same on every machine.
  *
  *     cc picture.c -I.. ../../target/dist/libtraflow.so -Wl,-rpath,$PWD/../../target/dist -o picture
  */
@@ -28,8 +28,8 @@ static uint8_t *read_file(const char *path, size_t *bytes) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 5) {
-        fprintf(stderr, "usage: picture MODEL SEED STEPS OUTPUT\n");
+    if (argc != 5 && argc != 6) {
+        fprintf(stderr, "usage: picture MODEL SEED STEPS OUTPUT [CLASS]\n");
         return 2;
     }
     int code = 1;
@@ -52,6 +52,7 @@ int main(int argc, char **argv) {
         goto end;
     }
     if (traflow_set_arena(&model, arena, arena_bytes)
+        || (argc == 6 && traflow_set_class(&model, (int32_t)strtol(argv[5], NULL, 10)))
         || traflow_generate(&model, strtoull(argv[2], NULL, 10), (uint32_t)strtoul(argv[3], NULL, 10), pixels, bytes))
         goto failed;
 

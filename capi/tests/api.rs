@@ -48,7 +48,7 @@ fn compile(source: &str, more: &[&str], program: &Path) {
 }
 
 /// A picture's bytes, by the runtime itself.
-fn picture(path: &Path, steps: usize) -> Vec<u8> {
+fn picture(path: &Path, steps: usize, class: Option<usize>) -> Vec<u8> {
     let file = fs::read(path).unwrap();
     let words: Vec<u32> = file.chunks(4).map(|word| u32::from_ne_bytes(word.try_into().unwrap())).collect();
     let model = Model::new(bytemuck::cast_slice(&words)).unwrap();
@@ -58,6 +58,7 @@ fn picture(path: &Path, steps: usize) -> Vec<u8> {
     } else {
         let shape = model.image().shape();
         let mut engine = Engine::new(model, &mut arena).unwrap();
+        engine.set_class(class).unwrap();
         traflow_runtime::bytes(engine.generate(SEED, steps).unwrap(), shape).collect()
     }
 }
@@ -90,11 +91,15 @@ fn a_program_in_c_draws_the_same_pictures() {
     let (program, output) = (scratch.path().join("picture"), scratch.path().join("picture.ppm"));
     compile("examples/picture.c", &[], &program);
     for (model, steps) in MODELS {
-        let expected = picture(&golden(model), steps);
-        let mut draw = Command::new(&program);
-        draw.arg(golden(model)).args([SEED.to_string(), steps.to_string()]).arg(&output);
-        assert_eq!(run(&mut draw), digest(&expected));
-        assert!(fs::read(&output).unwrap().ends_with(&expected));
+        let classes = if model.starts_with("tiny") { &[None, Some(0), Some(2)][..] } else { &[None] };
+        for &class in classes {
+            let expected = picture(&golden(model), steps, class);
+            let mut draw = Command::new(&program);
+            draw.arg(golden(model)).args([SEED.to_string(), steps.to_string()]).arg(&output);
+            draw.args(class.map(|class| class.to_string()));
+            assert_eq!(run(&mut draw), digest(&expected));
+            assert!(fs::read(&output).unwrap().ends_with(&expected));
+        }
     }
     let mut draw = Command::new(&program);
     let failed = draw.arg(golden("tiny-v4.traflow")).args(["7", "3"]).arg(&output).output().unwrap();
@@ -112,7 +117,7 @@ fn a_program_in_python_draws_the_same_pictures() {
         let mut draw = Command::new("python3");
         draw.arg(folder().join("examples/picture.py")).arg(&library).arg(golden(model));
         draw.args([SEED.to_string(), steps.to_string()]).arg(&output);
-        let expected = picture(&golden(model), steps);
+        let expected = picture(&golden(model), steps, None);
         assert_eq!(run(&mut draw), digest(&expected));
         assert!(fs::read(&output).unwrap().ends_with(&expected));
     }

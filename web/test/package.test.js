@@ -44,6 +44,19 @@ for (const variant of VARIANTS) {
   });
 }
 
+test("a class has the digest of traflow-run, and is chosen for one picture alone", async () => {
+  const path = "tests/golden/tiny-v4.traflow";
+  const model = await TraFlow.load(bytes(path));
+  const drawn = new Set();
+  for (const chosen of [2, null, 0, 1]) {
+    const picture = model.generate({ seed: 7, class: chosen });
+    assert.equal(picture.digest, digests(path, { seed: 7, steps: model.steps[0], class: chosen })[0]);
+    drawn.add(picture.digest);
+  }
+  assert.equal(drawn.size, model.classes + 1);
+  assert.equal(model.generate({ seed: 7 }).digest, model.generate({ seed: 7, class: null }).digest);
+});
+
 test("a point between seeds has the digest of traflow-run, and a corner is its seed", async () => {
   for (const path of MODELS) {
     const model = await TraFlow.load(bytes(path));
